@@ -1,0 +1,1 @@
+"""Diffusion models: learn to undo noise."""

@@ -1,0 +1,1 @@
+"""Energy-based models and the samplers they need."""

@@ -1,0 +1,1 @@
+"""How good is a sample, or a density: figures with known truths."""

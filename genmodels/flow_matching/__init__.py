@@ -1,0 +1,1 @@
+"""Flow matching: regress the velocity that carries noise to data."""

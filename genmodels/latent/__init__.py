@@ -1,0 +1,1 @@
+"""Latent-variable models: VAEs and tighter bounds."""

@@ -1,0 +1,1 @@
+"""Maximum likelihood: models whose fit is a formula."""

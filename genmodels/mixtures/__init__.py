@@ -1,0 +1,1 @@
+"""Mixture models: EM and variational inference."""
