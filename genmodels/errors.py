@@ -20,3 +20,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
     return UserError(f"unknown {kind} {name!r}; {hint}")
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's message without its line breaks, or its name where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from genmodels.data import Data
 from genmodels.data.roots import data_root, missing
-from genmodels.errors import UserError
+from genmodels.errors import UserError, one_line
 
 DIGITS = tuple(str(i) for i in range(10))
 FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -93,14 +93,10 @@ def _torchvision(kind: Any, name: str, folder: Path, train: bool, download: bool
         return kind(str(folder), train=train, download=download)
     except (RuntimeError, OSError, ValueError, AssertionError, EOFError, TypeError) as error:
         if download:
-            raise UserError(f"{name} could not be downloaded into {str(folder)!r}: {_line(error)}") from error
+            raise UserError(f"{name} could not be downloaded into {str(folder)!r}: {one_line(error)}") from error
         if "not found" in str(error).lower():
             raise missing(name, f"{kind.__name__}/ in torchvision's layout", folder, can_download=True) from error
-        raise UserError(f"{name} in {str(folder)!r} is corrupt: {_line(error)}") from error
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{name} in {str(folder)!r} is corrupt: {one_line(error)}") from error
 
 
 def cifar10(root: str | None, download: bool) -> Data:
@@ -112,7 +108,7 @@ def cifar10(root: str | None, download: bool) -> Data:
             with np.load(subset, allow_pickle=False) as arrays:
                 x_train, y_train, x_test, y_test = (arrays[k] for k in ("x_train", "y_train", "x_test", "y_test"))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{subset.name} in {str(folder)!r} is corrupt: {_line(error)}") from error
+            raise UserError(f"{subset.name} in {str(folder)!r} is corrupt: {one_line(error)}") from error
     else:
         from torchvision import datasets
 
@@ -140,7 +136,7 @@ class ImageFolder(Dataset[Tensor]):
             with Image.open(self.paths[i]) as image:
                 x = F.to_tensor(F.center_crop(F.resize(image.convert("RGB"), self.size), self.size))
         except (OSError, ValueError, SyntaxError) as error:
-            raise UserError(f"cannot read the image {str(self.paths[i])!r}: {_line(error)}") from error
+            raise UserError(f"cannot read the image {str(self.paths[i])!r}: {one_line(error)}") from error
         return x
 
 

@@ -24,6 +24,5 @@ def data_root(root: str | None) -> Path:
 def missing(name: str, needs: str, folder: Path, *, can_download: bool) -> UserError:
     """The one line for data that is not there, with what would bring it."""
     download = f"run `genmodels train ... --data {name} --download`, or " if can_download else ""
-    return UserError(
-        f"{name} is not in {str(folder)!r} ({needs}): {download}point --data-root or $GENMODELS_DATA at a folder with it"
-    )
+    named = "point --data-root or $GENMODELS_DATA at a folder with it"
+    return UserError(f"{name} is not in {str(folder)!r} ({needs}): {download}{named}")

@@ -1,0 +1,195 @@
+"""The tour: train every recipe on embedded data, measure each beside its bar, and write one page with the pictures."""
+
+from __future__ import annotations
+
+import base64
+import html
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from genmodels import files, measures, plotting, runs
+from genmodels.data import Data
+from genmodels.errors import UserError
+from genmodels.model import GenerativeModel, HasLogProb, HasVelocity
+from genmodels.zoo import RECIPES
+
+QUICK_SECONDS = 60.0
+
+
+@dataclass
+class Stop:
+    """One model of the tour: what was measured, what it looks like, and what went wrong, if anything did."""
+
+    name: str
+    figures: list[dict[str, Any]] = field(default_factory=list)
+    pictures: list[Figure] = field(default_factory=list)
+    seconds: float = 0.0
+    parameters: int = 0
+    error: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether a bar was missed or the training broke."""
+        return bool(self.error) or any(f["passed"] is False for f in self.figures)
+
+
+def tour(
+    out: str | Path, *, only: Sequence[str] | None = None, quick: bool = False, seed: int = 0, device: str = "auto"
+) -> int:
+    """Train the recipes, write `out`/index.html, and return 0 if every bar was reached, else 1."""
+    names = list(only) if only else list(RECIPES)
+    for name in names:
+        runs.recipe(name)
+    folder = Path(out)
+    files.make_folder(folder)
+    began = time.monotonic()
+    stops = []
+    for i, name in enumerate(names):
+        share = (QUICK_SECONDS - (time.monotonic() - began)) / (len(names) - i) if quick else None
+        stops.append(visit(name, folder / name, seed=seed, device=device, quick=share))
+        print(summary(stops[-1]), flush=True)
+        files.write_bytes(folder / "index.html", page(stops, seed, quick).encode())
+    missed = [s.name for s in stops if s.failed]
+    print(f"{folder / 'index.html'}: {len(stops)} models in {time.monotonic() - began:.0f} s", end="")
+    print(f", {len(missed)} missed: {', '.join(missed)}" if missed else "" if quick else ", every bar reached")
+    return 1 if missed else 0
+
+
+def visit(name: str, folder: Path, *, seed: int, device: str, quick: float | None) -> Stop:
+    """Train and measure one recipe; with `quick`, for at most that many seconds and without judging it."""
+    stop = Stop(name)
+    if (folder / "config.json").exists():
+        shutil.rmtree(folder)  # the last tour's run of this recipe: the tour's folder is its own
+    try:
+        budget = None if quick is None else max(0.3, 0.55 * quick - 0.5)
+        run = runs.train(name, seed=seed, device=device, out=folder, budget=budget)
+        if run.data is None:
+            raise UserError("the run came back without its data")
+        stop.seconds, stop.parameters = run.seconds, run.parameters
+        if quick is None:
+            stop.figures = measures.evaluate(run.model, run.data, name, seed=seed)
+            metrics = files.read_json(folder / "metrics.json")
+            files.write_json(folder / "metrics.json", {**metrics, "evaluation": stop.figures})
+        stop.pictures = pictures(run.model, run.data, run.config["data"], run.log)
+    except UserError as error:
+        stop.error = str(error)
+    return stop
+
+
+def summary(stop: Stop) -> str:
+    """A model's line in the terminal."""
+    if stop.error:
+        return f"{stop.name:16s} FAILED  {stop.error}"
+    verdict = "MISSED" if stop.failed else "ok" if stop.figures else "seen"
+    shown = "; ".join(measures.line(f).split("\n")[0] for f in stop.figures)
+    return f"{stop.name:16s} {verdict:7s} {stop.seconds:5.1f} s  {stop.parameters:9,} parameters  {shown}"
+
+
+def pictures(
+    model: GenerativeModel, data: Data, description: Mapping[str, Any], log: list[dict[str, float]]
+) -> list[Figure]:
+    """Samples, the training curve, and whichever of density, latent map and trajectory the model can show."""
+    found = [runs.sample_picture(model, description, data=data)]
+    if len(log) > 1:
+        found.append(plotting.curves(log, title="training loss"))
+    with torch.no_grad():
+        if data.kind == "points":
+            limits = plotting.bounds(data.test)
+            if isinstance(model, HasLogProb):
+                values = on_grid(model.log_prob, limits, model.device)
+                found.append(plotting.density(values, limits, title="density of the model"))
+            elif hasattr(model, "energy"):
+                values = -on_grid(model.energy, limits, model.device)
+                found.append(plotting.density(values, limits, title="exp(−energy)"))
+            if isinstance(model, HasVelocity):
+                found.append(plotting.trajectory(flow_paths(model), title="paths from noise (t = 0) to data (t = 1)"))
+        if hasattr(model, "encode") and data.kind == "image":
+            codes = model.encode(data.test.to(model.device))
+            mu = codes[0] if isinstance(codes, tuple) else codes
+            found.append(plotting.codes(mu, data.test_labels, title="codes of test data, by class"))
+    return found
+
+
+def on_grid(f: Any, limits: tuple[float, float, float, float], device: torch.device, n: int = 160) -> Tensor:
+    """f on an n × n grid: rows go up the second coordinate."""
+    across = torch.linspace(limits[0], limits[1], n)
+    up = torch.linspace(limits[2], limits[3], n)
+    v, u = torch.meshgrid(up, across, indexing="ij")
+    grid = torch.stack([u.flatten(), v.flatten()], dim=-1)
+    return measures.in_chunks(f, grid, device, size=4096).reshape(n, n)
+
+
+def flow_paths(model: Any, n: int = 120, steps: int = 40) -> Tensor:
+    """Paths (steps + 1, n, 2) that the velocity field carries noise along, by Euler steps."""
+    generator = torch.Generator(model.device).manual_seed(0)
+    draw = getattr(model, "sample_source", None)
+    shape = (n, *model.shape)
+    x = draw(n, generator=generator) if draw else torch.randn(shape, generator=generator, device=model.device)
+    path = [x]
+    for i in range(steps):
+        t = torch.full((n,), i / steps, device=model.device)
+        path.append(path[-1] + model.velocity(path[-1], t) / steps)
+    return torch.stack(path)
+
+
+STYLE = """
+body{font:15px/1.45 system-ui,sans-serif;color:#22223b;
+max-width:1180px;margin:2em auto;padding:0 1em;background:#fafafa}
+table{border-collapse:collapse;width:100%;margin:1em 0}
+td,th{text-align:left;padding:.25em .7em;border-bottom:1px solid #ddd}
+td.n{text-align:right;font-variant-numeric:tabular-nums}.ok{color:#2d6a4f}.missed{color:#c1121f;font-weight:700}
+section{background:#fff;border:1px solid #e3e3e3;border-radius:8px;padding:1em 1.3em;margin:1.2em 0}
+section img{max-height:270px;margin:.4em .8em .2em 0;vertical-align:top}p.note{color:#555;margin:.3em 0}
+"""
+
+
+def page(stops: Sequence[Stop], seed: int, quick: bool) -> str:
+    """The gallery as one self-contained HTML page."""
+    rows, sections = [], []
+    for stop in stops:
+        module, _, cls = RECIPES[stop.name].model.partition(":")
+        link = f"../../{module.replace('.', '/')}.py"
+        first = stop.figures[0] if stop.figures else None
+        verdict = "missed" if stop.failed else "ok"
+        word = "broken" if stop.error else "not judged" if first is None else "missed" if stop.failed else "reached"
+        value = f"{first['value']:.4g} {html.escape(first['unit'])}" if first else "–"
+        bar = _bar(first) if first else "–"
+        rows.append(
+            f"<tr><td><a href='#{stop.name}'>{stop.name}</a></td><td>{RECIPES[stop.name].data}</td>"
+            f"<td class=n>{value}</td><td>{bar}</td><td class={verdict}>{word}</td>"
+            f"<td class=n>{stop.seconds:.1f}</td><td class=n>{stop.parameters:,}</td></tr>"
+        )
+        notes = "".join(f"<p class=note>{html.escape(measures.line(f))}</p>" for f in stop.figures)
+        if stop.error:
+            notes = f"<p class=missed>{html.escape(stop.error)}</p>"
+        shown = "".join(
+            f"<img alt='{stop.name}' src='data:image/png;base64,{base64.b64encode(plotting.png(f, dpi=90)).decode()}'>"
+            for f in stop.pictures
+        )
+        sections.append(
+            f"<section id='{stop.name}'><h2>{stop.name}</h2><p>{cls}, "
+            f"<a href='{link}'>{module}</a> on {RECIPES[stop.name].data}</p>{notes}{shown}</section>"
+        )
+    missed = [s.name for s in stops if s.failed]
+    lead = "A quick look: shortened trainings, bars not judged." if quick else "Every bar is reached."
+    if missed:
+        lead = f"<span class=missed>Missed: {', '.join(missed)}.</span>"
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><title>genmodels: the tour</title>"
+        f"<style>{STYLE}</style><h1>The tour</h1><p>{lead} Seed {seed}; each figure was measured in this run.</p>"
+        "<table><tr><th>model<th>data<th>measured<th>bar<th><th>seconds<th>parameters</tr>"
+        f"{''.join(rows)}</table>{''.join(sections)}</html>"
+    )
+
+
+def _bar(figure: Mapping[str, Any]) -> str:
+    sign = "≥" if figure["higher_is_better"] else "≤"
+    return ", ".join(f"{k} {sign} {figure[k]:.4g}" for k in ("must", "aim") if figure[k] is not None) or "–"
