@@ -91,7 +91,9 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         B, c, h, w = x.shape
         qkv = self.qkv(self.norm(x)).flatten(2)  # (B, 3c, hw)
-        q, k, v = qkv.view(B, 3, self.heads, c // self.heads, h * w).transpose(3, 4).unbind(1)  # (B, heads, hw, c/heads)
+        q, k, v = (
+            qkv.view(B, 3, self.heads, c // self.heads, h * w).transpose(3, 4).unbind(1)
+        )  # (B, heads, hw, c/heads)
         a = F.scaled_dot_product_attention(q, k, v)  # (B, heads, hw, c/heads)
         a = a.transpose(2, 3).reshape(B, c, h, w)
         out: Tensor = x + self.out(a)
@@ -127,25 +129,22 @@ class UNet(nn.Module):
         e = 4 * width
         self.embed_t = TimeEmbedding(e, scale=time_scale)
         self.embed_y = ClassEmbedding(num_classes, e) if num_classes else None
-        channels = [width * m for m in mults]
+        self.num_res_blocks = num_res_blocks
+        channels = [width * m for m in mults for _ in range(num_res_blocks)]  # one entry a block, downwards
 
         self.stem = nn.Conv2d(C, width, 3, padding=1)
-        self.down, self.up = nn.ModuleList(), nn.ModuleList()
         c_in = width
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for c in channels:
-            blocks = [ResidualBlock(c_in if i == 0 else c, c, e, dropout=dropout) for i in range(num_res_blocks)]
-            self.down.append(nn.ModuleList(blocks))
+            self.down.append(ResidualBlock(c_in, c, e, dropout=dropout))
             c_in = c
         self.middle1 = ResidualBlock(c_in, c_in, e, dropout=dropout)
         self.attention = AttentionBlock(c_in) if attention else nn.Identity()
         self.middle2 = ResidualBlock(c_in, c_in, e, dropout=dropout)
         for c in reversed(channels):
-            # Each block on the way up takes the features before it and those of its partner on the way down.
-            blocks = [ResidualBlock((c_in if i == 0 else c) + c, c, e, dropout=dropout) for i in range(num_res_blocks)]
-            self.up.append(nn.ModuleList(blocks))
+            self.up.append(ResidualBlock(c_in + c, c, e, dropout=dropout))  # also sees its partner on the way down
             c_in = c
         self.head = nn.Sequential(group_norm(c_in), nn.SiLU(), zero(nn.Conv2d(c_in, C, 3, padding=1)))
-
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         check_batch(x, self.shape)
@@ -156,15 +155,16 @@ class UNet(nn.Module):
 
         h = self.stem(x.contiguous(memory_format=torch.channels_last))  # (B, width, H, W)
         skips: list[Tensor] = []
-        for level, blocks in enumerate(self.down):
-            h = downsample(h) if level else h
-            for block in blocks:
-                h = block(h, emb)  # (B, c, h, w)
-                skips.append(h)
-        h = self.middle2(self.attention(self.middle1(h, emb)), emb)  # (B, c, h, w) of the lowest level
-        for blocks in self.up:
-            h = upsample(h, skips[-1].shape[2:]) if h.shape[2:] != skips[-1].shape[2:] else h
-            for block in blocks:
-                h = block(torch.cat([h, skips.pop()], dim=1), emb)  # (B, c, h, w)
+        for i, block in enumerate(self.down):
+            if i > 0 and i % self.num_res_blocks == 0:
+                h = downsample(h)  # (B, c, h, w) of the next level
+            h = block(h, emb)
+            skips.append(h)
+        h = self.middle2(self.attention(self.middle1(h, emb)), emb)
+        for block in self.up:
+            skip = skips.pop()
+            if h.shape[2:] != skip.shape[2:]:
+                h = upsample(h, skip.shape[2:])
+            h = block(torch.cat([h, skip], dim=1), emb)  # (B, c_in + c, h, w) to (B, c, h, w)
         out: Tensor = self.head(h)
         return out.contiguous()  # (B, C, H, W)
