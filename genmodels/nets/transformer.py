@@ -1,0 +1,175 @@
+r"""The transformer of the text models: pre-norm blocks of attention and a perceptron, causal or bidirectional.
+
+One block maps x (B, L, d) to x + A(norm(x)), then x + M(norm(x)) (pre-norm, as GPT-2 has it; Vaswani et al. 2017,
+arXiv:1706.03762, put the norm after the sum, which needs a long warm-up). Attention of H heads with d_h = d / H is
+
+$$\mathrm{softmax}\big(q k^\top / \sqrt{d_h} + m\big)\, v, \qquad m_{ij} = -\infty \text{ if causal and } j > i.$$
+
+Position enters by vectors that the caller adds to x, or by `rotary`: q and k are turned by angles that grow with the
+position, so that their product depends on the distance alone (Su et al. 2021, arXiv:2104.09864, equation 34). The
+time of a diffusion model enters in the same way as a learned position: add `TimeEmbedding(d)(t)[:, None]` to x.
+
+| symbol | name | shape |
+|---|---|---|
+| q, k, v | q, k, v | (B, H, L, d_h) |
+| keys and values of the past | KVCache.k, KVCache.v | (layers, B, H, T, d_h) |
+
+Where students go wrong: a mask that lets position i see i + 1 trains to a loss near 0 and generates nonsense; a cache
+whose new token is given position 0 agrees with the full pass on the first token only; with absolute positions the
+cache is void once the window slides, since every kept token has a new position.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genmodels.errors import UserError
+
+
+class KVCache:
+    """Keys and values of the tokens seen so far, in buffers of `capacity` positions that are allocated once."""
+
+    def __init__(self, k: Tensor) -> None:
+        self.k, self.v = k, torch.empty_like(k)  # (layers, B, H, T, d_h)
+        self.length = 0
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write k and v (B, H, L, d_h) behind the past; returns past and present, (B, H, length + L, d_h)."""
+        end = self.length + k.shape[2]
+        if end > self.k.shape[3]:
+            raise UserError(f"the cache holds {self.k.shape[3]} positions, asked for {end}")
+        self.k[layer, :, :, self.length : end] = k
+        self.v[layer, :, :, self.length : end] = v
+        return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (x_i, x_{i + d_h/2}) of x (B, H, L, d_h) by the angles whose cos and sin are (L, d_h/2)."""
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, (B, L, d) to (B, L, d)."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(
+        self, d: int, num_heads: int, *, causal: bool, dropout: float = 0.0, rotary: int | None = None
+    ) -> None:
+        """`rotary`: the greatest number of positions, or None for no rotation."""
+        super().__init__()
+        if d % num_heads:
+            raise UserError(f"width {d} is not a multiple of num_heads {num_heads}")
+        self.num_heads, self.causal, self.dropout = num_heads, causal, dropout
+        self.qkv = nn.Linear(d, 3 * d)  # one product for all three
+        self.out = nn.Linear(d, d)
+        self.rotary = rotary is not None
+        if rotary is not None:
+            d_h = d // num_heads
+            if d_h % 2:
+                raise UserError(f"rotary positions need an even width per head, got {d_h}")
+            omega = 10_000.0 ** (-2 * torch.arange(d_h // 2, dtype=torch.float64) / d_h)
+            angle = torch.arange(rotary, dtype=torch.float64)[:, None] * omega  # (T, d_h/2)
+            self.register_buffer("cos", angle.cos().to(torch.get_default_dtype()), persistent=False)
+            self.register_buffer("sin", angle.sin().to(torch.get_default_dtype()), persistent=False)
+
+    def forward(self, x: Tensor, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+        B, L, d = x.shape
+        heads = self.qkv(x).view(B, L, 3, self.num_heads, d // self.num_heads)
+        q, k, v = heads.permute(2, 0, 3, 1, 4)  # (B, H, L, d_h) each
+        past = 0 if cache is None else cache.length
+        if self.rotary:
+            cos, sin = self.cos[past : past + L], self.sin[past : past + L]
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)
+        # A single new token sees all of the past, and without a past `is_causal` says it all: only a later chunk of
+        # several tokens needs a mask (is_causal would align it with the first key instead of the last).
+        mask = None
+        if self.causal and past and L > 1:
+            mask = torch.ones(L, past + L, dtype=torch.bool, device=x.device).tril(past)
+        attended = F.scaled_dot_product_attention(
+            q, k, v,
+            attn_mask=mask,
+            is_causal=self.causal and not past and L > 1,
+            dropout_p=self.dropout if self.training else 0.0,
+        )  # fmt: skip
+        return self.out(attended.transpose(1, 2).reshape(B, L, d))
+
+
+class Block(nn.Module):
+    """Attention, then a perceptron of 4 d hidden units, each added to what came in: (B, L, d) to (B, L, d)."""
+
+    def __init__(
+        self, d: int, num_heads: int, *, causal: bool, dropout: float = 0.0, rotary: int | None = None
+    ) -> None:
+        super().__init__()
+        self.norm_1, self.norm_2 = nn.LayerNorm(d), nn.LayerNorm(d)
+        self.attention = Attention(d, num_heads, causal=causal, dropout=dropout, rotary=rotary)
+        self.up, self.down = nn.Linear(d, 4 * d), nn.Linear(4 * d, d)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+        x = x + F.dropout(self.attention(self.norm_1(x), cache, layer), self.dropout, self.training)
+        # GPT-2's GELU is the tanh approximation; the exact one differs by up to 5e-4.
+        h = self.down(F.gelu(self.up(self.norm_2(x)), approximate="tanh"))
+        return x + F.dropout(h, self.dropout, self.training)
+
+
+class Transformer(nn.Module):
+    """A stack of blocks and a last norm on vectors x (B, L, d); embedding and head are the caller's.
+
+    `causal` hides the future. `rotary` is the greatest number of positions, or None if the caller adds positions.
+    """
+
+    def __init__(
+        self,
+        d: int,
+        *,
+        num_layers: int,
+        num_heads: int,
+        causal: bool,
+        dropout: float = 0.0,
+        rotary: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_heads, self.causal, self.rotary = num_heads, causal, rotary
+        self.blocks = nn.ModuleList(
+            Block(d, num_heads, causal=causal, dropout=dropout, rotary=rotary) for _ in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(d)
+
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+        """x (B, L, d) to (B, L, d); with a cache, x are the tokens that follow those already in it."""
+        if self.rotary is not None and x.shape[1] + (cache.length if cache else 0) > self.rotary:
+            raise UserError(f"got {x.shape[1]} tokens, more than the {self.rotary} positions of this network")
+        if cache is not None and not self.causal:
+            raise UserError("a cache needs a causal transformer: here the past would change with every new token")
+        for layer, block in enumerate(self.blocks):
+            x = block(x, cache, layer)
+        if cache is not None:
+            cache.length += x.shape[1]
+        return self.norm(x)
+
+    def cache(self, batch: int, capacity: int) -> KVCache:
+        """An empty cache for `batch` sequences of up to `capacity` tokens."""
+        weight = self.norm.weight
+        shape = (len(self.blocks), batch, self.num_heads, capacity, weight.shape[0] // self.num_heads)
+        return KVCache(torch.empty(shape, device=weight.device, dtype=weight.dtype))
+
+
+def init_gpt2(module: nn.Module, num_layers: int) -> None:
+    """GPT-2's start: N(0, 0.02²) weights and zero biases; the layers that add to the residual stream, of which there
+    are 2 a block, are smaller by sqrt(2 num_layers), which keeps the stream's variance independent of depth."""
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            residual = name.endswith((".attention.out", ".down"))
+            nn.init.normal_(part.weight, std=0.02 / math.sqrt(2 * num_layers) if residual else 0.02)
+        if isinstance(part, nn.Linear) and part.bias is not None:
+            nn.init.zeros_(part.bias)
