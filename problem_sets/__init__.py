@@ -1,0 +1,1 @@
+"""Problem sets of the course, each from one source. Still to come."""

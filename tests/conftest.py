@@ -1,0 +1,30 @@
+"""Shared by all tests: one thread, fixed seeds, real data where it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    """Each test starts from the same global seed and leaves the default dtype as it was."""
+    torch.manual_seed(0)
+    dtype = torch.get_default_dtype()
+    yield
+    torch.set_default_dtype(dtype)
+
+
+@pytest.fixture
+def data_root() -> str:
+    """The folder with the real data, or a skip that says what is missing."""
+    for folder in (os.environ.get("GENMODELS_DATA"), str(ROOT.parent / "shared" / "data")):
+        if folder and (Path(folder) / "MNIST" / "raw").is_dir():
+            return folder
+    pytest.skip("no real data: set GENMODELS_DATA to a folder with MNIST/raw")

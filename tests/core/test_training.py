@@ -1,0 +1,227 @@
+"""The trainer: one step per yielded loss, schedules, EMA, clipping, precision, batches by (seed, step)."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from genmodels import files
+from genmodels.data import Data
+from genmodels.errors import UserError
+from genmodels.model import GenerativeModel
+from genmodels.training import Batches, Trainer, TrainSettings, pick_device
+
+CPU = torch.device("cpu")
+
+
+def points(n: int = 40) -> Data:
+    x = torch.arange(2.0 * n).reshape(n, 2)
+    return Data("rows", "points", (2,), x, x, labels=torch.arange(n), class_names=tuple(map(str, range(n))))
+
+
+class Quadratic(GenerativeModel):
+    """loss = ½ |w − 3|², whose gradient step is known."""
+
+    shape = (2,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([1.0, -2.0]))
+
+    def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return 0.5 * (self.w - 3).square().sum()
+
+
+class Rivals(GenerativeModel):
+    """Two groups; the second loss must see the first group's new value, and must not move it."""
+
+    shape = (2,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor(1.0))
+        self.b = nn.Parameter(torch.tensor(1.0))
+        self.seen: list[float] = []
+
+    def training_losses(self, x: Tensor, y: Tensor | None = None) -> Iterator[tuple[str, Tensor]]:
+        yield "a", 2 * self.a * self.b
+        self.seen.append(self.a.item())
+        yield "b", self.a * self.b
+
+    def parameter_groups(self) -> dict[str, Iterable[nn.Parameter]]:
+        return {"a": [self.a], "b": [self.b]}
+
+
+def trainer(model: GenerativeModel, **settings: object) -> Trainer:
+    made = Trainer(model, points(), TrainSettings(batch_size=8, **settings), seed=0, device=CPU)  # type: ignore[arg-type]
+    made.initialize()
+    return made
+
+
+def test_one_step_is_adams() -> None:
+    """Adam's first step moves each coordinate by lr against its gradient's sign (Kingma & Ba 2015, section 2.1)."""
+    model = Quadratic()
+    trainer(model, steps=1, lr=0.1).run(progress=False)
+    assert torch.allclose(model.w.detach(), torch.tensor([1.1, -1.9]), atol=1e-5)
+
+
+def test_one_optimiser_step_per_yielded_loss() -> None:
+    model = Rivals()
+    t = trainer(model, steps=1, lr=0.1, lrs={"b": 0.2})
+    t.run(progress=False)
+    assert model.seen == [pytest.approx(0.9, abs=1e-5)], "the second loss sees the first step's weights"
+    assert model.a.item() == pytest.approx(0.9, abs=1e-5), "the second loss does not move the first group"
+    assert model.b.item() == pytest.approx(0.8, abs=1e-5), "a group's own learning rate"
+    assert set(t.log[-1]) == {"step", "seconds", "lr", "loss_a", "loss_b"}
+
+
+def test_schedules() -> None:
+    s = TrainSettings(steps=110, warmup=10, schedule="cosine", final_lr=0.1)
+    assert [s.lr_factor(i) for i in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
+    assert s.lr_factor(10) == pytest.approx(1.0)
+    assert s.lr_factor(60) == pytest.approx(0.55)
+    assert s.lr_factor(110) == pytest.approx(0.1)
+    assert TrainSettings(steps=5).lr_factor(4) == 1.0
+
+
+def test_ema_is_the_weighted_mean_of_the_path() -> None:
+    model = Quadratic()
+    t = trainer(model, steps=30, lr=0.1, ema=0.8)
+    path, ema = [], model.w.detach().clone()
+    for step, (x, y) in enumerate(t.batches.iterate(0, 30)):
+        t.step(x, y)
+        t.step_number += 1
+        path.append(model.w.detach().clone())
+        decay = min(0.8, (1 + step) / (10 + step))
+        ema = decay * ema + (1 - decay) * path[-1]
+    with t.averaged_weights():
+        assert torch.allclose(model.w.detach(), ema, atol=1e-6)
+    assert torch.equal(model.w.detach(), path[-1]), "outside of the context the weights in training are back"
+
+
+def test_clipping_bounds_the_gradient() -> None:
+    model = Quadratic()
+    t = trainer(model, steps=1, clip=0.5)
+    t.run(progress=False)
+    assert model.w.grad is not None
+    assert model.w.grad.norm().item() == pytest.approx(0.5, abs=1e-4)
+
+
+def test_weight_decay_spares_vectors() -> None:
+    class Two(Quadratic):
+        def __init__(self) -> None:
+            super().__init__()
+            self.m = nn.Parameter(torch.ones(2, 2))
+
+        def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+            return 0 * self.w.sum() + 0 * self.m.sum()
+
+    model = Two()
+    trainer(model, steps=1, lr=0.1, weight_decay=0.5).run(progress=False)
+    assert torch.allclose(model.w.detach(), torch.tensor([1.0, -2.0]))
+    assert torch.allclose(model.m.detach(), torch.full((2, 2), 0.95))
+
+
+def test_bf16_runs_the_loss_under_autocast() -> None:
+    class Probe(Quadratic):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(2, 2)
+            self.seen: list[torch.dtype] = []
+
+        def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+            out = self.net(x)
+            self.seen.append(out.dtype)
+            return out.float().square().mean()
+
+    for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        model = Probe()
+        trainer(model, steps=2, precision=precision).run(progress=False)
+        assert model.seen[-1] == dtype
+        assert model.net.weight.dtype == torch.float32
+
+
+def test_batches_depend_on_seed_and_step_alone() -> None:
+    a, b = (Batches(points(), 16, 3, CPU, None) for _ in range(2))
+    later = list(b.iterate(5, 9))
+    for (x, y), (u, v) in zip(list(a.iterate(0, 9))[5:], later, strict=True):
+        assert torch.equal(x, u)
+        assert torch.equal(y, v)
+        assert torch.equal(x[:, 0] / 2, y.float()), "rows keep their labels"
+    epoch = torch.cat([y for _, y in Batches(points(), 8, 3, CPU, None).iterate(0, 5)])
+    assert sorted(epoch.tolist()) == list(range(40)), "an epoch shows each row once"
+    other = torch.cat([y for _, y in Batches(points(), 8, 4, CPU, None).iterate(0, 5)])
+    assert not torch.equal(epoch, other)
+
+
+def test_windows_of_text() -> None:
+    stream = torch.arange(100)
+    d = Data("stream", "text", (), stream, stream, vocab=tuple(map(chr, range(100))))
+    seen = set()
+    for x, _ in Batches(d, 32, 0, CPU, 10).iterate(0, 40):
+        assert torch.equal(x, x[:, :1] + torch.arange(10))
+        seen |= set(x[:, 0].tolist())
+    assert seen == set(range(91)), "every window can come up, the last one too"
+    with pytest.raises(UserError, match="window needs 101"):
+        Batches(d, 4, 0, CPU, 101)
+
+
+def test_streamed_data_is_the_same_as_held_data() -> None:
+    class Rows(torch.utils.data.Dataset):
+        def __init__(self, x: Tensor) -> None:
+            self.x = x
+
+        def __len__(self) -> int:
+            return len(self.x)
+
+        def __getitem__(self, i: int) -> Tensor:
+            return self.x[i]
+
+    held = points()
+    streamed = Data("rows", "points", (2,), Rows(held.train), held.test)
+    ours, theirs = (Batches(d, 8, 1, CPU, None).iterate(3, 9) for d in (held, streamed))
+    for (x, _), (u, _) in zip(ours, theirs, strict=True):
+        assert torch.equal(x, u)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"steps": 0}, {"batch_size": 2.5}, {"lr": -1.0}, {"lr": math.inf}, {"schedule": "cos"}, {"precision": "fp8"},
+     {"ema": 1.0}],
+)  # fmt: skip
+def test_bad_settings(bad: dict[str, object]) -> None:
+    with pytest.raises(UserError) as caught:
+        TrainSettings(**bad)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_devices() -> None:
+    assert pick_device("cpu") == CPU
+    if not torch.cuda.is_available():
+        assert pick_device("auto") == CPU
+        with pytest.raises(UserError, match="no CUDA device"):
+            pick_device("cuda")
+
+
+@pytest.mark.parametrize("name", ["vae", "ddpm"])
+def test_two_processes_give_the_curve_of_one(name: str, tmp_path: Path) -> None:
+    """Under torchrun with two processes the losses are those of one process with the same global batch."""
+    data = "digits" if name == "vae" else "moons"
+    options = ["train", name, "--data", data, "--steps", "40", "--batch-size", "64", "--device", "cpu"]
+    one = [sys.executable, "-m", "genmodels", *options, "--out", str(tmp_path / "one")]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    two = [*launcher, "-m", "genmodels", *options, "--out", str(tmp_path / "two")]
+    for command in (one, two):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=120)
+        assert done.returncode == 0, done.stderr[-2000:]
+    a, b = (files.read_log(tmp_path / run / "log.csv") for run in ("one", "two"))
+    assert len(a) == 40
+    for x, y in zip(a, b, strict=True):
+        assert y["loss"] == pytest.approx(x["loss"], rel=1e-5, abs=1e-5), f"step {x['step']}"
