@@ -93,7 +93,9 @@ if __name__ == "__main__":
     assert isinstance(points, Tensor)
     count, centres, variance = kmeans(points, kmeans_plus_plus(points, 8), rounds=10)
     print(f"points per cluster {count.int().tolist()}, mean squared error {float(variance.sum()):.4f}")
-    plt.scatter(*points[:2000].T, s=2, c=squared_distances(points[:2000], centres).argmin(1), cmap="tab10")
-    plt.scatter(*centres.T, c="black", marker="x")
+    plt.scatter(
+        points[:2000, 0], points[:2000, 1], s=2, c=squared_distances(points[:2000], centres).argmin(1), cmap="tab10"
+    )
+    plt.scatter(centres[:, 0], centres[:, 1], c="black", marker="x")
     Path("runs").mkdir(exist_ok=True)
     plt.savefig("runs/kmeans.png")
