@@ -253,7 +253,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return COMMANDS[arguments.command](arguments)
     except UserError as error:
-        print(f"genmodels: error: {error}", file=sys.stderr)
+        # A data loader's worker hands its error on below a traceback of its own; the last line is what was said.
+        words = str(error).strip().splitlines()[-1].removeprefix("genmodels.errors.UserError: ")
+        print(f"genmodels: error: {words}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("genmodels: interrupted", file=sys.stderr)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -44,11 +45,8 @@ class GenerativeModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the model lives (its first parameter or buffer)."""
-        for tensor in self.parameters():
-            return tensor.device
-        for tensor in self.buffers():
-            return tensor.device
-        return torch.device("cpu")
+        tensors = chain(self.parameters(), self.buffers())
+        return next((t.device for t in tensors), torch.device("cpu"))
 
 
 @runtime_checkable

@@ -111,8 +111,9 @@ def pictures(
                 found.append(plotting.density(values, limits, title="exp(−energy)"))
             if isinstance(model, HasVelocity):
                 found.append(plotting.trajectory(flow_paths(model), title="paths from noise (t = 0) to data (t = 1)"))
-        if hasattr(model, "encode") and data.kind == "image":
-            codes = model.encode(data.test.to(model.device))
+        encode: Any = getattr(model, "encode", None)
+        if encode is not None and data.kind == "image":
+            codes = encode(data.test.to(model.device))
             mu = codes[0] if isinstance(codes, tuple) else codes
             found.append(plotting.codes(mu, data.test_labels, title="codes of test data, by class"))
     return found

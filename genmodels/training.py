@@ -108,8 +108,9 @@ class Batches:
     def iterate(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Batches start, ..., stop − 1."""
         if not isinstance(self.source, Tensor):
-            rows = [self.indices(step).tolist() for step in range(start, stop)]
-            for x in DataLoader(self.source, batch_sampler=rows, num_workers=0):  # type: ignore[arg-type]
+            rows: Any = (self.indices(step).tolist() for step in range(start, stop))
+            # A generator of its own: the loader would otherwise draw from the global one, once for each resumption.
+            for x in DataLoader(self.source, batch_sampler=rows, num_workers=2, generator=torch.Generator()):
                 yield x.to(self.device, non_blocking=True), None
             return
         for step in range(start, stop):
@@ -172,7 +173,7 @@ class Trainer:
             seen[name] = loss.detach()
         if self.ema is not None:
             decay = min(self.settings.ema or 0.0, (1 + self.step_number) / (10 + self.step_number))
-            torch._foreach_lerp_(self.ema, self.averaged, 1 - decay)
+            torch._foreach_lerp_(self.ema, [p.data for p in self.averaged], 1 - decay)
         return seen
 
     def _next(self, losses: Iterator[tuple[str, Tensor]]) -> tuple[str, Tensor] | None:

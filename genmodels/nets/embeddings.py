@@ -32,7 +32,8 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         features = sinusoidal_embedding(t * self.scale, self.d_sinusoid)
-        return self.net(features.to(self.net[0].weight.dtype))
+        out: Tensor = self.net(features.to(next(self.net.parameters()).dtype))
+        return out
 
 
 class ClassEmbedding(nn.Module):
@@ -49,4 +50,5 @@ class ClassEmbedding(nn.Module):
     def forward(self, y: Tensor | None, batch: int) -> Tensor:
         if y is None:
             y = torch.full((batch,), self.null, device=self.table.weight.device)
-        return self.table(y)
+        out: Tensor = self.table(y)
+        return out
