@@ -123,6 +123,21 @@ def test_mala_detailed_balance_by_quadrature() -> None:
         assert after == pytest.approx(before, abs=tolerance)
 
 
+def test_mala_is_a_markov_chain() -> None:
+    """Nothing but the position is carried on: k steps are k chains of one step each, rejections included."""
+    x = torch.randn(200, 1, generator=generator(), dtype=torch.float64)
+    noise = torch.randn(6, 200, 1, generator=generator(1), dtype=torch.float64)
+    u = torch.rand(6, 200, generator=generator(2), dtype=torch.float64)
+    whole, rate = mala(mixture_energy, x, step_size=1.2, steps=6, noise=noise, uniform=u)
+    rates = []
+    for k in range(6):
+        x, single = mala(mixture_energy, x, step_size=1.2, steps=1, noise=noise[k : k + 1], uniform=u[k : k + 1])
+        rates.append(single.item())
+    torch.testing.assert_close(whole, x)
+    assert rate.item() == pytest.approx(sum(rates) / 6)
+    assert rate < 0.9
+
+
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_mala_at_a_temperature(temperature: float) -> None:
     n, d = 20_000, 2
