@@ -16,8 +16,11 @@ import torch
 from torch import Tensor
 
 from genmodels.data import Data
+from genmodels.data.points import centres, density
 from genmodels.errors import UserError
 from genmodels.evaluation.frechet import frechet_distance, principal_features
+from genmodels.evaluation.modes import mode_coverage
+from genmodels.evaluation.quadrature import grid_kl
 from genmodels.model import GenerativeModel, HasElbo, HasLogProb, bits_per_dim
 from genmodels.zoo import RECIPES
 
@@ -154,3 +157,31 @@ def pixel_frechet(model: GenerativeModel, data: Data, generator: torch.Generator
     ours = frechet_distance((samples - mu) @ axes, (test - mu) @ axes)
     note = f"not FID: Fréchet distance in 64 principal axes of the pixels, {n} samples; real against real {real:.3g}"
     return Measured(ours, "", note=note, extra={"real against real": real}, name="pixel_frechet")
+
+
+@measure("mode_coverage")
+def mode_coverage_25(model: GenerativeModel, data: Data, generator: torch.Generator) -> list[Measured]:
+    """PacGAN's two figures for a mixture of Gaussians, from 2,500 samples: share within 3σ, and modes found."""
+    means, sigma = centres(data.name)
+    with torch.no_grad():
+        x = model.sample(2500, generator=generator).cpu()
+    modes, share = mode_coverage(x, means, sigma)
+    k = len(means)
+    return [
+        Measured(share, "of 2,500", higher_is_better=True, name="share_within_3_sigma"),
+        Measured(modes, f"of {k}", must=k - 1, aim=k, higher_is_better=True, name="modes"),
+    ]
+
+
+@measure("kl_grid")
+def kl_grid(model: GenerativeModel, data: Data, generator: torch.Generator) -> Measured:
+    """KL(data || model) of a model of points in the plane, log Z and the integral by a grid twice the data's size."""
+
+    def log_q(x: Tensor) -> Tensor:
+        return model.log_prob(x) if isinstance(model, HasLogProb) else -model.energy(x)  # type: ignore[operator]
+
+    low, high = data.test.amin(0), data.test.amax(0)
+    margin = (high - low) / 2
+    box = list(zip((low - margin).tolist(), (high + margin).tolist(), strict=True))
+    kl = grid_kl(density(data.name), log_q, box, 300, dtype=torch.float32, device=model.device)
+    return Measured(kl.item(), "nats", note="KL(data || model) by quadrature on a grid of 300 × 300 cells")

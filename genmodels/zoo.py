@@ -37,7 +37,70 @@ RECIPES: dict[str, Recipe] = {
     # latent
     # flows
     # gans
+    "gan": Recipe(
+        model="genmodels.gans.gan:GAN",
+        data="grid_25",
+        options={"latent": 2, "r1": 0.001},
+        train={
+            "steps": 6000,
+            "batch_size": 256,
+            "lr": 1e-3,
+            "betas": (0.5, 0.99),
+            "schedule": "cosine",
+            "final_lr": 0.02,
+            "ema": 0.99,
+        },
+        on={
+            "image": {
+                "options": {"latent": 64, "width": 16, "r1": 1.0},
+                "train": {"steps": 3000, "batch_size": 64, "lr": 5e-4, "betas": (0.0, 0.99), "ema": 0.995},
+            }
+        },
+        measure="mode_coverage",
+        must=0.90,
+        aim=0.97,
+        bar_source="PacGAN (arXiv:1712.04086): 24.8 of 25 modes, 93.6 % within 3σ",
+    ),
+    "wgan_gp": Recipe(
+        model="genmodels.gans.wgan_gp:WGANGP",
+        data="grid_25",
+        options={"latent": 2, "penalty": 0.1, "n_critic": 3},
+        train={
+            "steps": 1500,
+            "batch_size": 256,
+            "lr": 1e-3,
+            "betas": (0.0, 0.99),
+            "schedule": "cosine",
+            "final_lr": 0.02,
+            "ema": 0.99,
+        },
+        on={
+            "image": {
+                "options": {"latent": 64, "width": 16, "penalty": 10.0, "n_critic": 3},
+                "train": {"steps": 1000, "batch_size": 64, "lr": 5e-4, "ema": 0.995},
+            }
+        },
+        measure="mode_coverage",
+    ),
     # energy
+    "ebm": Recipe(
+        model="genmodels.energy.ebm:EBM",
+        data="eight_gaussians",
+        options={"hidden": (128, 128, 128), "steps": 10, "step_size": 0.03, "reinit": 0.001, "buffer_size": 1024},
+        train={
+            "steps": 1500,
+            "batch_size": 256,
+            "lr": 4e-3,
+            "betas": (0.9, 0.99),
+            "schedule": "cosine",
+            "final_lr": 0.02,
+            "ema": 0.99,
+        },
+        measure="kl_grid",
+        must=0.1,
+        aim=0.03,
+        bar_source="KL(data || model) in nats, the project's bar",
+    ),
     # diffusion
     # flow_matching
     # language
