@@ -142,8 +142,8 @@ def trajectory(path: Tensor, *, title: str = "") -> Figure:
     figure = Figure(figsize=(4, 4))
     axes = _square(figure, bounds(path.reshape(-1, 2)))
     axes.plot(path[..., 0].tolist(), path[..., 1].tolist(), lw=0.4, color="#9a9a9a", alpha=0.5)  # type: ignore[attr-defined]
-    axes.scatter(*path[0].T.tolist(), s=4, color=INK, linewidths=0, label="start")  # type: ignore[attr-defined]
-    axes.scatter(*path[-1].T.tolist(), s=4, color=SECOND, linewidths=0, label="end")  # type: ignore[attr-defined]
+    axes.scatter(*path[0].T.tolist(), s=4, color=INK, linewidths=0, zorder=3, label="start")  # type: ignore[attr-defined]
+    axes.scatter(*path[-1].T.tolist(), s=4, color=SECOND, linewidths=0, zorder=3, label="end")  # type: ignore[attr-defined]
     axes.legend(loc="upper right", frameon=False, markerscale=3, fontsize=8)  # type: ignore[attr-defined]
     axes.set_title(title, fontsize=10)  # type: ignore[attr-defined]
     return figure
