@@ -53,11 +53,11 @@ class ImageDiscriminator(nn.Module):
     def __init__(self, shape: tuple[int, ...], width: int) -> None:
         super().__init__()
         channels, height, across = shape
-        h, w = -(-height // 4), -(-across // 4)
+        h, w = height // 4, across // 4
         self.net = nn.Sequential(
-            nn.Conv2d(channels, 2 * width, 5, stride=2, padding=2),
+            nn.Conv2d(channels, 2 * width, 4, stride=2, padding=1),
             leaky(),
-            nn.Conv2d(2 * width, 4 * width, 5, stride=2, padding=2),
+            nn.Conv2d(2 * width, 4 * width, 4, stride=2, padding=1),
             leaky(),
             nn.Flatten(),
             nn.Linear(4 * width * h * w, 256),
