@@ -20,12 +20,25 @@ from genmodels.errors import UserError
 class _Parser(argparse.ArgumentParser):
     """argparse whose errors are one line, with the nearest spelling of a mistyped option or command."""
 
+    def _spellings(self) -> list[str]:
+        found: list[str] = []
+        for action in self._actions:
+            found += action.option_strings
+            if isinstance(action, argparse._SubParsersAction):
+                for name, parser in action.choices.items():
+                    found += [name, *parser._spellings()]
+        return found
+
     def error(self, message: str) -> NoReturn:
-        mistyped = next((a for a in sys.argv[1:] if a in message and a), None)
-        known = [s for action in self._actions for s in (*action.option_strings, *(action.choices or ())) if s]
-        near = difflib.get_close_matches(mistyped or "", [str(k) for k in known], n=1)
-        hint = f"; did you mean {near[0]}?" if near and near[0] != mistyped else ""
-        self.exit(2, f"{self.prog}: error: {message}{hint}\n")
+        quoted = message.replace("'", " ").replace(":", " ").split()
+        near = [m for word in quoted if word not in self._spellings() for m in _nearest(word, self._spellings())]
+        mistyped = "invalid choice" in message or "unrecognized" in message
+        hint = f"; did you mean {near[0]}?" if near and mistyped else ""
+        self.exit(2, f"genmodels: error: {message}{hint}\n")
+
+
+def _nearest(word: str, spellings: Sequence[str]) -> list[str]:
+    return difflib.get_close_matches(word, spellings, n=1, cutoff=0.75)
 
 
 def _value(text: str) -> Any:

@@ -9,9 +9,10 @@ many processes shared it. That holds for losses that are means over examples; on
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -35,19 +36,14 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0")) if world_size() > 1 else 0
 
 
-@contextlib.contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
-    """Join the other processes for as long as the block lasts; nothing happens for a single process."""
+def join(device: torch.device) -> None:
+    """Meet the other processes, once for the life of this one; nothing happens for a single process."""
     if world_size() == 1 or dist.is_initialized():
-        yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    atexit.register(dist.destroy_process_group)
 
 
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:

@@ -186,7 +186,8 @@ def train(
     elif folder is not None and (folder / "config.json").exists() and distributed.rank() == 0:
         raise UserError(f"{str(folder)!r} already holds a run: add --resume to go on with it, or choose another --out")
     chosen = pick_device(device)
-    with distributed.process_group(chosen), interruptible() as stop:
+    distributed.join(chosen)
+    with interruptible() as stop:
         loaded = datasets.load(data or recipe(name).data, root=data_root, download=download)
         model_options, settings = plan(name, loaded, wanted)
         torch.manual_seed(seed)
@@ -256,6 +257,7 @@ def _fit(
         write_json(kept / "metrics.json", {**facts, "parameters": run.parameters, **losses})
         picture = sample_picture(model, config["data"], data=data)
         write_bytes(kept / "samples.png", plotting.png(picture))
+    distributed.barrier()  # nobody leaves while the first process still writes
     return run
 
 

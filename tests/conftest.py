@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+torch.set_num_threads(1)  # the tests' tensors are small: threads would only wait for each other
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
