@@ -131,9 +131,9 @@ def on_grid(f: Any, limits: tuple[float, float, float, float], device: torch.dev
 def flow_paths(model: Any, n: int = 120, steps: int = 40) -> Tensor:
     """Paths (steps + 1, n, 2) that the velocity field carries noise along, by Euler steps."""
     generator = torch.Generator(model.device).manual_seed(0)
-    draw = getattr(model, "sample_source", None)
-    shape = (n, *model.shape)
-    x = draw(n, generator=generator) if draw else torch.randn(shape, generator=generator, device=model.device)
+    x = torch.randn(n, *model.shape, generator=generator, device=model.device)
+    if hasattr(model, "source_sample"):  # a flow between two distributions starts at the first
+        x = model.source_sample(x, generator)
     path = [x]
     for i in range(steps):
         t = torch.full((n,), i / steps, device=model.device)
