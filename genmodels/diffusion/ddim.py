@@ -4,7 +4,7 @@ The DDPM's loss only knows the marginals $q(x_t|x_0)$, and many processes share 
 eta: each step first guesses $x_0$ and $\epsilon$, then builds $x_s$ for an earlier time s < t from both,
 
 $$x_s = \sqrt{\bar\alpha_s}\,\hat x_0 + \sqrt{1-\bar\alpha_s-\sigma^2}\,\hat\epsilon + \sigma z \quad (12),$$
-$$\sigma^2 = \eta^2\,\tfrac{1-\bar\alpha_s}{1-\bar\alpha_t}\,\big(1-\tfrac{\bar\alpha_t}{\bar\alpha_s}\big) \quad (16).$$
+$$\sigma = \eta\,\sqrt{(1-\bar\alpha_s) / (1-\bar\alpha_t)}\,\sqrt{1-\bar\alpha_t / \bar\alpha_s} \quad (16).$$
 
 eta = 1 with all T steps is the DDPM's ancestral sampling. eta = 0 adds no noise: x_T alone decides on x_0, the steps
 are Euler steps of the probability-flow ODE (eq. 14), and the same formula run upwards encodes data into noise.
