@@ -1,0 +1,1 @@
+"""Ordinary differential equations: solvers, and models that are defined by one."""
