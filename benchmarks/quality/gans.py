@@ -1,4 +1,4 @@
-"""The grid of 25 Gaussians by the protocol of PacGAN (Lin et al. 2018, arXiv:1712.04086, section 4.1)."""
+"""The grid of 25 Gaussians by the protocol of PacGAN (Lin et al. 2018, arXiv:1712.04086)."""
 
 from __future__ import annotations
 

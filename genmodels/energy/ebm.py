@@ -3,13 +3,13 @@ r"""Energy-based model, trained by persistent contrastive divergence with a repl
 Any network that maps x to a number defines a density, $p_\theta(x) = e^{-E_\theta(x)} / Z_\theta$; only the integral
 $Z_\theta$ is out of reach. The gradient of the likelihood does not need it: it is a difference of two averages,
 
-    ∇_θ E_data[−log p_θ(x)] = E_data[∇_θ E_θ(x)] − E_{x⁻ ~ p_θ}[∇_θ E_θ(x⁻)]                 (Tieleman 2008, eq. 2)
+    ∇_θ E_data[−log p_θ(x)] = E_data[∇_θ E_θ(x)] − E_{x⁻ ~ p_θ}[∇_θ E_θ(x⁻)]    (Du & Mordatch 2019, section 3.1)
 
 that pushes the energy down at data x and up at the model's own samples x⁻. Those come from Langevin chains. A chain
 that started afresh for each update would need very many steps; here the chains live on in a buffer from one update
-to the next, and since θ moves little between updates, a few steps keep them in equilibrium (Tieleman 2008,
-section 3). A fraction ρ of them restarts from noise (Du & Mordatch 2019, section 3.1), which finds modes that no
-chain has reached yet.
+to the next, and since θ moves little between updates, a few steps keep them in equilibrium (Tieleman 2008).
+A fraction ρ of them restarts from noise (Du & Mordatch 2019, section 3.2), which finds modes that no chain has
+reached yet.
 
 The network's output is added to the energy of a wide Gaussian, so that $Z_\theta$ is finite and chains stay near:
 
@@ -115,7 +115,7 @@ class EBM(GenerativeModel):
     def contrastive_loss(self, x: Tensor, negatives: Tensor) -> Tensor:
         """Mean energy of data x (B, *shape) less that of the model's samples (B', *shape)."""
         e_data, e_model = self.energy(x), self.energy(negatives.detach())
-        loss = e_data.mean() - e_model.mean()  # Tieleman 2008, eq. 2
+        loss = e_data.mean() - e_model.mean()  # the difference of averages above
         if self.energy_penalty:
             # Du & Mordatch 2019, section 3.3: keeps energies near 0, which the difference alone leaves free to drift.
             loss = loss + self.energy_penalty * (e_data.square().mean() + e_model.square().mean())

@@ -3,9 +3,9 @@ r"""Langevin sampling: draws from p(x) ∝ exp(−E(x)/T) that need nothing but 
 Downhill steps alone find the modes; Gaussian noise of exactly the right size turns the descent into a sampler. The
 diffusion $dx = -\nabla E(x)\,dt + \sqrt{2T}\,dw$ has $p$ as its stationary law. Taking it in steps of size ε gives
 
-    ULA:   x' = x − ε ∇E(x) + √(2εT) ξ,   ξ ~ N(0, I)                        (Roberts & Tweedie 1996, eq. 2)
+    ULA:   x' = x − ε ∇E(x) + √(2εT) ξ,   ξ ~ N(0, I)                     (Roberts & Tweedie 1996, section 1.4)
     MALA:  propose x' so, accept with probability min(1, p(x') q(x|x') / (p(x) q(x'|x))),
-           q(x'|x) = N(x − ε ∇E(x), 2εT I)                                   (ibid., section 1.4.2)
+           q(x'|x) = N(x − ε ∇E(x), 2εT I)
 
 The unadjusted chain (ULA) is off by O(ε), because the drift is frozen during a step: on N(0, σ²) it settles at the
 variance σ² / (1 − ε/(2σ²)), and for ε ≥ 2σ² it explodes. The adjusted chain (MALA) has no bias at any ε, but stands

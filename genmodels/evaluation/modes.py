@@ -1,6 +1,6 @@
 """Mode coverage: how many of a mixture's known modes a sampler reaches, and how much of it lands on them.
 
-The protocol of Lin et al. 2018 (PacGAN, arXiv:1712.04086, section 4.1), which follows VEEGAN: draw 2,500 points; a
+The protocol of Lin et al. 2018 (PacGAN, arXiv:1712.04086), which follows VEEGAN: draw 2,500 points; a
 point within three standard deviations of a centre is of high quality; a mode is covered if one such point is its own.
 Points of the true mixture reach a share of 1 − exp(−9/2) = 0.989 in the plane, so a higher share means that the
 modes have come out too narrow.
