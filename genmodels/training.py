@@ -28,7 +28,8 @@ from genmodels.model import GenerativeModel, HasFitStep, HasInitialize
 class TrainSettings:
     """The knobs of a training run. `lrs` gives some parameter groups a rate of their own; `final_lr` is the fraction
     of the rate that a cosine schedule ends at; `clip` bounds the gradient's norm; `ema` is the decay of the weights'
-    moving average, which then is what is kept and sampled from."""
+    moving average, which then is what is kept and sampled from; `gradient` takes gradient steps on the loss even where
+    the model has an update of its own (`fit_step`, such as EM)."""
 
     steps: int = 2000
     batch_size: int = 256
@@ -43,6 +44,7 @@ class TrainSettings:
     ema: float | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
+    gradient: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size"):
@@ -133,7 +135,7 @@ class Trainer:
         self.log: list[dict[str, float]] = []
         self.groups = {k: [p for p in v if p.requires_grad] for k, v in model.parameter_groups().items()}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        self.uses_fit_step = isinstance(model, HasFitStep)
+        self.uses_fit_step = isinstance(model, HasFitStep) and not settings.gradient
         if not self.uses_fit_step:
             for name, parameters in self.groups.items():
                 self.optimizers[name] = torch.optim.AdamW(

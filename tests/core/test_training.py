@@ -150,6 +150,21 @@ def test_bf16_runs_the_loss_under_autocast() -> None:
         assert model.net.weight.dtype == torch.float32
 
 
+def test_an_update_of_its_own_or_gradient_steps() -> None:
+    class Mean(Quadratic):
+        def fit_step(self, x: Tensor) -> Tensor:
+            before = self.loss(x).detach()
+            self.w.data.copy_(x.mean(0))
+            return before
+
+    for gradient, expected in ((False, points().train.mean(0)), (True, torch.tensor([1.1, -1.9]))):  # type: ignore
+        model = Mean()
+        t = trainer(model, steps=1, lr=0.1, gradient=gradient)
+        t.run(progress=False)
+        assert torch.allclose(model.w.detach(), expected, atol=1e-5)
+        assert t.log[0]["loss"] == pytest.approx(0.5 * (2**2 + 5**2)), "the loss before the step"
+
+
 def test_batches_depend_on_seed_and_step_alone() -> None:
     a, b = (Batches(points(), 16, 3, CPU, None) for _ in range(2))
     later = list(b.iterate(5, 9))
