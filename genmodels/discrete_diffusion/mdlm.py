@@ -45,7 +45,7 @@ from torch import Tensor, nn
 from genmodels.errors import UserError
 from genmodels.model import GenerativeModel, check_batch
 from genmodels.nets.embeddings import TimeEmbedding
-from genmodels.nets.transformer import Transformer, init_gpt2
+from genmodels.nets.transformer import Attention, Transformer, init_gpt2, init_offsets
 
 
 class MaskedTransformer(nn.Module):
@@ -69,6 +69,9 @@ class MaskedTransformer(nn.Module):
         )
         self.bias = nn.Parameter(torch.zeros(vocab_size))  # learns the token frequencies
         init_gpt2(self, num_layers)
+        attentions = [part for part in self.transformer.modules() if isinstance(part, Attention)]
+        for attention in attentions[: (num_layers + 1) // 2]:
+            init_offsets(attention, (-1, 1, -2, 2))  # neighbours first: a window's far end says little
         self.embed_t = TimeEmbedding(width, scale=1000.0) if time_conditioning else None
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ exponential). An example x (B, window) has window = context + 1 tokens: x[:, :-1
 
 Tokens are int64 ids in 0..V-1. The architecture is GPT-2's to the letter (pre-norm, learned positions, GELU by tanh,
 tied head, biases everywhere), so that `load_gpt2_state_dict` gives the logits of the transformers library. We differ
-in `sample`, where x_0 is drawn from the training data's token frequencies (there is no begin-of-text token).
+in where positions start (sinusoids, not noise) and in `sample`, where x_0 is drawn from the training data's token
+frequencies (there is no begin-of-text token).
 
 `generate` keeps keys and values in a cache, so that a new token costs one column of attention, not a full pass. Once
 the text is longer than the context only its last `context` tokens are seen; each of them then has a new position, the
@@ -32,6 +33,7 @@ Vaswani et al. 2017, arXiv:1706.03762.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -41,6 +43,7 @@ from torch import Tensor, nn
 from genmodels.errors import UserError
 from genmodels.language.sampling import sample_token
 from genmodels.model import GenerativeModel
+from genmodels.nets.embeddings import sinusoidal_embedding
 from genmodels.nets.transformer import KVCache, Transformer, init_gpt2
 
 # transformers' name of each part of a block, our name, and whether its weight is stored (in, out), as "Conv1D".
@@ -78,6 +81,10 @@ class GPT(GenerativeModel):
         self.transformer = Transformer(width, num_layers=num_layers, num_heads=num_heads, causal=True, dropout=dropout)
         self.register_buffer("first", torch.full((vocab_size,), 1 / vocab_size))
         init_gpt2(self, num_layers)
+        # Learned positions that start as sinusoids, as large as the tokens' embeddings: attention by distance is then
+        # within reach from the first step, and the plateau at the bigram's loss shorter than from N(0, 0.02²).
+        waves = sinusoidal_embedding(torch.arange(context), width + width % 2)[:, :width]
+        self.positions.weight.data.copy_(0.02 * math.sqrt(2) * waves)
 
     def initialize(self, x: Tensor) -> None:
         """Keep the token frequencies of the data x (any shape): `sample` draws its first token from them."""

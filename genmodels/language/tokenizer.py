@@ -10,19 +10,16 @@ tokens that is most frequent inside pieces into a new token 256, 257, ... Encodi
 | merge of pair (a, b) into its rank's id | merges | dict[(a, b), id], in the order of training |
 | tokens outside the text (end of text, ...) | special_tokens | dict[str, id], the last ids |
 
-A tie between equally frequent pairs goes to the pair with the smaller ids (a first, then b), so that training does not
-depend on the order of anything. Counting is incremental: each distinct piece is held once with its frequency, and a
-merge touches only the pieces that hold its pair; the most frequent pair comes from a heap whose entries may be stale
-and are then pushed back with their present count. In a run such as "aaa" pairs are merged from the left, without
-overlap; counts, too, see "aaa" as holding (a, a) twice, as every plain implementation does.
+A tie between equally frequent pairs goes to the pair with the smaller ids (a first, then b). A run "aaa" counts as two
+pairs (a, a) and is merged from the left. Counting is incremental: each distinct piece is held once with its frequency,
+a merge touches only the pieces that hold its pair, and the most frequent pair comes from a heap whose entries may be
+stale and are then pushed back with their present count.
 
-No two merges can give the same bytes: within the borders of a token that exists, merges run as they ran when it was
-made. So the rank of the merged bytes decides as the rank of the pair does, and tiktoken, which has ranks of bytes only,
-gives the same ids (`to_tiktoken`).
+No two merges give the same bytes: within the borders of a token that exists, merges run as they ran when it was made.
+So tiktoken, which ranks merged bytes instead of pairs, gives the same ids (`to_tiktoken`).
 
-Where students go wrong: counting pairs across pieces ("dog." and "dog!" become tokens); merging the pairs of a text in
-the order of their position instead of the merges' rank; decoding each token on its own (one character may span
-several); Python's str.isspace or re's \s in place of the pattern's Unicode classes.
+Where students go wrong: counting pairs across pieces ("dog." and "dog!" become tokens); merging in the order of the
+text instead of the merges' rank; decoding tokens one by one, though a character may span several.
 
 Reference: Sennrich, Haddow, Birch 2016, arXiv:1508.07909; Radford et al. 2019 (GPT-2) for bytes and the pattern.
 """
@@ -31,6 +28,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -40,10 +38,10 @@ from typing import Any
 
 import regex
 
-from genmodels.errors import UserError
+from genmodels.errors import UserError, one_line
 
-# GPT-2's pattern: contractions; letters, numbers, other signs, each with one leading space; white space, whose last
-# character is left to the word that follows.
+FORMAT = "genmodels-bpe-1"
+# Contractions; letters, numbers, other signs, each with a leading space; white space, its last left to the next word.
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 
 
@@ -106,17 +104,14 @@ class BytePairTokenizer:
     """Byte-level BPE. Made by `train`, `load`, or from merges; ids are bytes, then merges, then special tokens."""
 
     def __init__(
-        self,
-        merges: Sequence[tuple[int, int]] = (),
-        special_tokens: Sequence[str] = (),
-        pattern: str = GPT2_PATTERN,
+        self, merges: Sequence[tuple[int, int]] = (), special_tokens: Sequence[str] = (), pattern: str = GPT2_PATTERN
     ) -> None:
         self.vocabulary = [bytes([b]) for b in range(256)]
         self.merges: dict[tuple[int, int], int] = {}
         for a, b in merges:
             new = len(self.vocabulary)
             if not (0 <= a < new and 0 <= b < new):
-                raise UserError(f"merge {new - 256} joins ({a}, {b}), but only tokens 0..{new - 1} exist before it")
+                raise UserError(f"merge ({a}, {b}): only tokens 0..{new - 1} exist before it")
             self.merges[a, b] = new
             self.vocabulary.append(self.vocabulary[a] + self.vocabulary[b])
         if len(set(self.vocabulary)) < len(self.vocabulary):
@@ -124,13 +119,14 @@ class BytePairTokenizer:
         if len(set(special_tokens)) < len(special_tokens) or "" in special_tokens:
             raise UserError("special tokens must be distinct and not empty")
         self.special_tokens = {token: len(self.vocabulary) + i for i, token in enumerate(special_tokens)}
+        self._words = self.vocabulary + [token.encode() for token in special_tokens]
         self.pattern = pattern
         self._split = regex.compile(pattern).findall
         self._cache: dict[str, list[int]] = {}
 
     @property
     def vocab_size(self) -> int:
-        """The number of ids: 256 bytes, the merges, the special tokens."""
+        """The number of ids."""
         return len(self.vocabulary) + len(self.special_tokens)
 
     @classmethod
@@ -141,8 +137,8 @@ class BytePairTokenizer:
         """
         count = vocab_size - 256 - len(special_tokens)
         if count < 0:
-            raise UserError(f"vocab_size must be at least {256 + len(special_tokens)} "
-                            f"(256 bytes and {len(special_tokens)} special tokens), got {vocab_size}")  # fmt: skip
+            least = 256 + len(special_tokens)
+            raise UserError(f"vocab_size must be at least {least} (bytes and special tokens), got {vocab_size}")
         tokenizer = cls((), special_tokens)
         pieces: Counter[str] = Counter()
         for part in [text] if isinstance(text, str) else text:
@@ -162,24 +158,18 @@ class BytePairTokenizer:
         """Apply the merges to one piece, lowest rank first."""
         ids, merges = list(piece), self.merges
         while len(ids) > 1:
-            best = min(merges.get(pair, 1 << 60) for pair in pairwise(ids))
-            if best == 1 << 60:
+            pair = min(pairwise(ids), key=lambda pair: merges.get(pair, math.inf))
+            if pair not in merges:
                 break
-            i = 0
-            while i < len(ids) - 1:  # every place at which the best pair stands
-                if merges.get((ids[i], ids[i + 1])) == best:
-                    ids[i : i + 2] = [best]
-                i += 1
+            ids = merge(ids, *pair, merges[pair])
         return ids
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
         """Text to ids. The names of special tokens count as such only if `allow_special` (text from users must not
         be able to end a document); otherwise they are plain text. A lone surrogate raises UserError."""
         if allow_special and self.special_tokens:
-            ids: list[int] = []
-            for i, chunk in enumerate(self._cut(text)):
-                ids += [self.special_tokens[chunk]] if i % 2 else self.encode(chunk)
-            return ids
+            parts = [[self.special_tokens[c]] if i % 2 else self.encode(c) for i, c in enumerate(self._cut(text))]
+            return [i for part in parts for i in part]
         return self._encode(text, "strict")
 
     def encode_bytes(self, data: bytes) -> list[int]:
@@ -192,18 +182,17 @@ class BytePairTokenizer:
             known = cache.get(piece)
             if known is None:
                 known = self._encode_piece(_utf8(piece, errors))
-                if len(cache) < 1_000_000:
+                if len(cache) < 1_000_000:  # texts repeat their words; memory stays bounded
                     cache[piece] = known
             ids += known
         return ids
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Ids to bytes; an id out of range raises UserError."""
-        words = [*self.vocabulary, *(token.encode() for token in self.special_tokens)]
         ids = [int(i) for i in ids]
-        if ids and not (min(ids) >= 0 and max(ids) < len(words)):
-            raise UserError(f"ids must lie in 0..{len(words) - 1}, got {min(ids)}..{max(ids)}")
-        return b"".join([words[i] for i in ids])
+        if ids and not (min(ids) >= 0 and max(ids) < self.vocab_size):
+            raise UserError(f"ids must lie in 0..{self.vocab_size - 1}, got {min(ids)}..{max(ids)}")
+        return b"".join([self._words[i] for i in ids])
 
     def decode(self, ids: Iterable[int], errors: str = "replace") -> str:
         """Ids to text. A model may emit half a character: `errors` is that of bytes.decode ("replace", "strict")."""
@@ -212,27 +201,28 @@ class BytePairTokenizer:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write readable JSON: the pattern, the special tokens, and one merge of ids a line."""
         lines = ",\n".join(f"    {json.dumps(pair)}" for pair in self.merges)
-        head = json.dumps(
-            {"format": "genmodels-bpe-1", "pattern": self.pattern, "special_tokens": [*self.special_tokens]}
-        )
+        head = json.dumps({"format": FORMAT, "pattern": self.pattern, "special_tokens": [*self.special_tokens]})
         temporary = Path(f"{os.fspath(path)}.tmp")
-        temporary.write_text(f'{head[:-1]},\n  "merges": [\n{lines}\n]}}\n', encoding="utf-8")
-        temporary.replace(path)
+        try:
+            temporary.write_text(f'{head[:-1]},\n  "merges": [\n{lines}\n]}}\n', encoding="utf-8")
+            temporary.replace(path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise UserError(f"cannot write tokenizer {os.fspath(path)}: {error.strerror}") from error
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> BytePairTokenizer:
         """Read what `save` wrote; anything else raises UserError with the file's name."""
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-            if content["format"] != "genmodels-bpe-1":
+            if content["format"] != FORMAT:
                 raise UserError(f"format {content['format']!r} is not known")
             merges = [(int(a), int(b)) for a, b in content["merges"]]
             return cls(merges, [str(token) for token in content["special_tokens"]], content["pattern"])
         except OSError as error:
             raise UserError(f"cannot read tokenizer {os.fspath(path)}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, regex.error) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"{os.fspath(path)} is not a tokenizer file: {reason}") from error
+        except (ValueError, KeyError, TypeError, RecursionError, regex.error) as error:
+            raise UserError(f"{os.fspath(path)} is not a tokenizer file: {one_line(error)}") from error
 
     def to_tiktoken(self, name: str = "genmodels") -> dict[str, Any]:
         """The arguments of `tiktoken.Encoding(**...)`, which then gives the same ids."""
@@ -256,7 +246,6 @@ if __name__ == "__main__":
 
     prose = "\n".join(topics.values())
     tokenizer = BytePairTokenizer.train(prose, 1024)
-    ids = tokenizer.encode("The generator yields a value, then returns.")
     print(f"{len(prose)} characters, {len(tokenizer.encode(prose))} tokens of {tokenizer.vocab_size}")
-    print(" | ".join(tokenizer.decode([i]) for i in ids))
+    print(" | ".join(tokenizer.decode([i]) for i in tokenizer.encode("The generator yields a value, then returns.")))
     print("first merges:", [tokenizer.decode([i]) for i in range(256, 276)])

@@ -232,6 +232,11 @@ def test_a_bad_file_is_one_line_with_its_name(tmp_path: Path) -> None:
         BytePairTokenizer.load(tmp_path / "missing.json")
 
 
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot write"):
+        TOKENIZER.save(tmp_path / "no" / "bpe.json")
+
+
 def test_ids_out_of_range() -> None:
     for bad in ([360], [-1]):
         with pytest.raises(UserError, match=r"0\.\.359"):

@@ -53,6 +53,13 @@ MUTATIONS: list[Mutation] = [
         "two residual layers a block, one counted",
     ),
     Mutation(
+        TRANSFORMER,
+        "-fast * torch.sin(omega * d)",
+        "fast * torch.sin(omega * d)",
+        f"{TRANSFORMER_TESTS}::test_offsets_say_where_each_head_looks_first",
+        "heads look to the wrong side",
+    ),
+    Mutation(
         TOKENIZER,
         "change[p] -= n",
         "change[p] -= 1",
@@ -61,8 +68,8 @@ MUTATIONS: list[Mutation] = [
     ),
     Mutation(
         TOKENIZER,
-        "best = min(merges.get",
-        "best = max(merges.get",
+        "pair = min(pairwise",
+        "pair = max(pairwise",
         f"{TOKENIZER_TESTS}::test_merges_and_ids_equal_the_naive_reference_on_any_text",
         "merges not applied by rank",
     ),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from genmodels.errors import UserError
-from genmodels.nets.transformer import Attention, Transformer, init_gpt2, rotate
+from genmodels.nets.transformer import Attention, Transformer, init_gpt2, init_offsets, rotate
 
 
 def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -100,6 +100,24 @@ def test_rotary_turns_by_position_times_frequency() -> None:
         for i in range(4):
             expected = complex(z[n, i]) * complex(math.cos(n * 10 ** (-i)), math.sin(n * 10 ** (-i)))
             assert abs(complex(w[n, i]) - expected) < 1e-6
+
+
+@pytest.mark.parametrize("offsets", [(-1, 1, -2, 2), (0, -3)])
+def test_offsets_say_where_each_head_looks_first(offsets: tuple[int, ...]) -> None:
+    attention = Attention(64, 4, causal=False, rotary=20).double()
+    with torch.no_grad():
+        for p in attention.parameters():
+            p.zero_()
+    init_offsets(attention, offsets)
+    bias = attention.qkv.bias.expand(20, -1)[None]
+    q, k, _ = bias.view(1, 20, 3, 4, 16).permute(2, 0, 3, 1, 4)
+    q, k = (rotate(part, attention.cos.double(), attention.sin.double()) for part in (q, k))
+    weights = (q @ k.transpose(-1, -2) / 4).softmax(-1)[0]  # (H, L, L)
+    for h in range(4):
+        d = offsets[h % len(offsets)]
+        for i in range(3, 17):
+            assert weights[h, i].argmax() == i + d
+            assert weights[h, i, i + d] > 0.3
 
 
 def test_without_positions_bidirectional_attention_commutes_with_permutations() -> None:
