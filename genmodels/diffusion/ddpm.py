@@ -51,7 +51,8 @@ class DDPM(ForwardProcess):
     """A diffusion model of vectors (D,) or images (C, H, W); the network takes (x_t, t, y) and gives `prediction`.
 
     `variance` is sigma_t^2: the posterior's, or beta_t (the paper's two choices, section 3.2). `clip` holds the guess
-    of x_0 in [-1, 1]; by default for images only. `net` replaces the network that `width` and `depth` describe.
+    of x_0 in [-1, 1]; by default for images only. `width`, `depth` and `frequencies` describe the network (`time_network`), which `net`
+    replaces.
     """
 
     sigma: Tensor
@@ -67,6 +68,7 @@ class DDPM(ForwardProcess):
         clip: bool | None = None,
         width: int | None = None,
         depth: int = 3,
+        frequencies: int = 0,
         num_classes: int | None = None,
         net: nn.Module | None = None,
     ) -> None:
@@ -78,8 +80,14 @@ class DDPM(ForwardProcess):
         self.prediction, self.num_classes = prediction, num_classes
         self.clip = self.is_image if clip is None else clip
         if net is None:
-            time_scale = 1000 / num_steps  # the embedding sees times up to 1,000, whatever T is
-            net = time_network(self.shape, width=width, depth=depth, num_classes=num_classes, time_scale=time_scale)
+            net = time_network(
+                self.shape,
+                width=width,
+                depth=depth,
+                num_classes=num_classes,
+                time_scale=1000 / num_steps,  # the embedding sees times up to 1,000, whatever T is
+                frequencies=frequencies,
+            )
         self.net = net
         sigma = (self.betas if variance == "beta" else self.get_buffer("posterior_variance")).sqrt()
         self.tables(sigma=sigma.index_fill(0, torch.tensor([0, 1]), 0.0))  # no noise at t = 1

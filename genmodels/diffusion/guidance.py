@@ -60,6 +60,7 @@ class GuidedDDPM(DDIM):
         clip: bool | None = None,
         width: int | None = None,
         depth: int = 3,
+        frequencies: int = 0,
         net: nn.Module | None = None,
     ) -> None:
         if not num_classes:
@@ -73,6 +74,7 @@ class GuidedDDPM(DDIM):
             clip=clip,
             width=width,
             depth=depth,
+            frequencies=frequencies,
             num_classes=num_classes,
             net=net,
         )

@@ -125,7 +125,7 @@ class UNet(nn.Module):
             raise UserError(f"a U-Net takes images of shape (C, H, W), got {tuple(shape)}")
         C, H, W = self.shape = tuple(shape)
         if mults is None:
-            mults = (1, 2, 2)[: max(1, min(3, int(math.log2(min(H, W))) - 1))]
+            mults = (1, 2, 4)[: max(1, min(3, int(math.log2(min(H, W))) - 1))]
         e = 4 * width
         self.embed_t = TimeEmbedding(e, scale=time_scale)
         self.embed_y = ClassEmbedding(num_classes, e) if num_classes else None

@@ -199,10 +199,10 @@ def test_bound_is_above_the_entropy_and_equals_its_closed_form(variance: str) ->
 
 
 def test_bound_tightens_with_the_number_of_steps() -> None:
-    x = draw(20_000)
+    x = draw(50_000)
     log_p = torch.distributions.MultivariateNormal(torch.tensor(MEAN).double(), torch.tensor(COV).double()).log_prob(x)
-    gaps = [(log_p - gaussian(T, variance="beta").elbo(x)).mean().item() for T in (20, 60, 180)]
-    assert gaps[0] > gaps[1] > gaps[2] > 0
+    gaps = [(log_p - gaussian(T, variance="beta").elbo(x)).mean().item() for T in (5, 20)]
+    assert gaps[0] > 3 * gaps[1] > 0
 
 
 def test_bound_is_in_the_units_of_the_data() -> None:

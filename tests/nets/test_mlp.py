@@ -54,10 +54,24 @@ def test_time_scale_stretches_time() -> None:
     torch.testing.assert_close(short(x, torch.tensor([0.001, 0.5, 1.0])), long(x, torch.tensor([1, 500, 1000])))
 
 
+def test_frequencies_are_seen_by_the_first_layer() -> None:
+    net = TimeMLP(2, width=8, frequencies=3).double()
+    randomise(net)
+    x, t = torch.randn(4, 2).double(), torch.tensor([1, 2, 3, 4])
+    features = [x]
+    for f in (torch.sin, torch.cos):
+        features += [f(x[:, [i]] * w) for i in (0, 1) for w in (0.5, 1.0, 2.0)]
+    h = torch.cat(features, 1) @ net.embed_x.weight.T + net.embed_x.bias + net.embed_t(t)
+    torch.testing.assert_close(net(x, t), net.net[1](h * torch.sigmoid(h)))
+
+
 def test_the_usual_network_for_a_shape() -> None:
-    points, images = time_network((5,), num_classes=2, depth=2), time_network((3, 8, 8), width=16, time_scale=1000.0)
+    points, images = (
+        time_network((5,), num_classes=2, depth=2, frequencies=4),
+        time_network((3, 8, 8), width=16, time_scale=1000.0),
+    )
     assert isinstance(points, TimeMLP)
-    assert points.embed_x.weight.shape == (256, 5)
+    assert points.embed_x.weight.shape == (256, 45)
     assert points.embed_y is not None
     assert isinstance(images, UNet)
     assert images.stem.out_channels == 16
