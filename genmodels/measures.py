@@ -16,11 +16,15 @@ import torch
 from torch import Tensor
 
 from genmodels.data import Data
-from genmodels.data.points import centres, density
+from genmodels.data.points import MIXTURES, centres, density
 from genmodels.errors import UserError
+from genmodels.evaluation.bernoulli_mixture import fit_bernoulli_mixture
+from genmodels.evaluation.classifier import classifier_accuracy_score
 from genmodels.evaluation.frechet import frechet_distance, principal_features
+from genmodels.evaluation.knn import knn_kl
 from genmodels.evaluation.modes import mode_coverage
 from genmodels.evaluation.quadrature import grid_kl
+from genmodels.evaluation.text import ngram_loss, window_loss
 from genmodels.model import GenerativeModel, HasElbo, HasLogProb, bits_per_dim
 from genmodels.zoo import RECIPES
 
@@ -159,6 +163,32 @@ def pixel_frechet(model: GenerativeModel, data: Data, generator: torch.Generator
     return Measured(ours, "", note=note, extra={"real against real": real}, name="pixel_frechet")
 
 
+@measure("char_loss")
+def char_loss(model: GenerativeModel, data: Data, generator: torch.Generator) -> Measured:
+    """Nats per token of the held-out text, in windows that do not overlap, beside counting the same training text."""
+    if data.kind != "text" or data.vocab is None or not isinstance(data.train, Tensor):
+        raise UserError(f"char_loss measures a model of text, and {data.name} is of the kind {data.kind!r}")
+    window: int = model.window  # type: ignore[assignment]
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(int(torch.randint(2**31, (), generator=generator, device=generator.device)))
+        if isinstance(model, HasLogProb):  # the window's first token is given
+            log_prob = on_device(model.log_prob, model.device)
+            value, kind = window_loss(log_prob, data.test, window, overlap=1), "loss"
+        elif isinstance(model, HasElbo):
+            log_prob = on_device(model.elbo, model.device)
+            value, kind = window_loss(log_prob, data.test, window), "bound"
+        else:
+            raise UserError(f"{type(model).__name__} has neither log_prob nor elbo")
+    bigram, trigram, five = (ngram_loss(data.train, data.test, len(data.vocab), n) for n in (2, 3, 5))
+    note = f"{kind} per character of held-out text; must: a bigram, aim: a trigram, counted on the same training text"
+    return Measured(value, "nats/char", must=bigram, aim=trigram, note=note, extra={"5-gram": five})
+
+
+def on_device(f: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Tensor], Tensor]:
+    """f with its windows sent to the device and its result brought back."""
+    return lambda x: f(x.to(device)).cpu()
+
+
 @measure("mode_coverage")
 def mode_coverage_25(model: GenerativeModel, data: Data, generator: torch.Generator) -> list[Measured]:
     """PacGAN's two figures for a mixture of Gaussians, from 2,500 samples: share within 3σ, and modes found."""
@@ -185,3 +215,98 @@ def kl_grid(model: GenerativeModel, data: Data, generator: torch.Generator) -> M
     box = list(zip((low - margin).tolist(), (high + margin).tolist(), strict=True))
     kl = grid_kl(density(data.name), log_q, box, 300, dtype=torch.float32, device=model.device)
     return Measured(kl.item(), "nats", note="KL(data || model) by quadrature on a grid of 300 × 300 cells")
+
+
+@measure("nll_beside_mixture")
+def nll_beside_mixture(model: GenerativeModel, data: Data, generator: torch.Generator) -> Measured:
+    """-log p of test data, beside scikit-learn's mixture of as many components, the best of 3 starts."""
+    from sklearn.mixture import GaussianMixture
+
+    if not (isinstance(model, HasLogProb) and isinstance(data.train, Tensor)):
+        raise UserError(f"{type(model).__name__} on {data.name}: a density, and data held in memory, are needed")
+    value = -in_chunks(model.log_prob, data.test, model.device).mean().item()
+    k, kind = getattr(model, "k", 1), getattr(model, "covariance_type", "spherical" if hasattr(model, "k") else "full")
+    kind = {"diagonal": "diag"}.get(kind, kind)
+    peer = GaussianMixture(k, covariance_type=kind, n_init=3, random_state=generator.initial_seed() % 2**32)
+    peer.fit(data.train[:20_000].flatten(1).double().numpy())
+    theirs = -float(peer.score(data.test.flatten(1).double().numpy()))
+    aim, extra = None, {"scikit-learn": theirs}
+    if k > 1 and data.name in MIXTURES:
+        extra["entropy"] = -density(data.name)(data.test).mean().item()
+        aim = extra["entropy"] + 0.01
+    note = f"-log p of test data; must: scikit-learn's, {k} x {kind}; aim: the data's own entropy; both + 0.01"
+    return Measured(value, "nats", must=theirs + 0.01, aim=aim, note=note, extra=extra)
+
+
+@measure("bound_beside_mixture")
+def bound_beside_mixture(model: GenerativeModel, data: Data, generator: torch.Generator) -> Measured:
+    """A latent variable model's bound on binarised test images, beside the exact -log p of mixtures of Bernoullis.
+
+    The VAE is measured by its one-sample bound, the IWAE by its bound with 1,000 samples. Each test image is binarised
+    anew until there are 2,000 or more; the mixtures see 8,000 binarised training images.
+    """
+    from genmodels.latent.iwae import IWAE, importance_bound
+    from genmodels.latent.vae import VAE
+
+    if not (isinstance(model, VAE) and isinstance(data.train, Tensor)):
+        raise UserError(f"{type(model).__name__} on {data.name}: a VAE, and data held in memory, are needed")
+    if model.likelihood != "bernoulli":
+        return generic(model, data, generator)[0]
+    g = torch.Generator().manual_seed(generator.initial_seed())
+
+    def binary(x: Tensor, n: int) -> Tensor:
+        return torch.bernoulli(x.repeat(-(-n // len(x)), 1, 1, 1), generator=g)
+
+    def bound(x: Tensor) -> Tensor:
+        return importance_bound(model, x, 1000 if isinstance(model, IWAE) else 1, generator=generator)
+
+    test = binary(data.test, 2000)[:2000]
+    value = -in_chunks(bound, test, model.device).mean().item()
+    train = binary(data.train[torch.randperm(len(data.train), generator=g)[:8000]], 8000)
+    ten, eighty = (-fit_bernoulli_mixture(train, k, generator=g).log_prob(test).mean().item() for k in (10, 80))
+    kind = "1,000-sample bound" if isinstance(model, IWAE) else "ELBO"
+    note = f"-{kind} of binarised test images; must: -log p of a mixture of 10 Bernoullis, one a digit; aim: of 80"
+    return Measured(value, "nats", must=ten, aim=eighty, note=note)
+
+
+@measure("knn_kl")
+def knn_kl_of_points(model: GenerativeModel, data: Data, generator: torch.Generator) -> Measured:
+    """KL(training data || 10,000 samples) from distances to 5th neighbours, beside that of test data."""
+    if data.kind != "points" or not isinstance(data.train, Tensor):
+        raise UserError(f"knn_kl measures a model of points, and {data.name} is of the kind {data.kind!r}")
+    with torch.no_grad():
+        x = model.sample(10_000, generator=generator).cpu()
+    real = knn_kl(data.train, data.test[:10_000])
+    note = f"KL(data || samples) by 5th neighbours, 10,000 samples; real test data in their place give {real:.3f}"
+    return Measured(knn_kl(data.train, x), "nats", note=note, extra={"real against real": real})
+
+
+@measure("classifier_accuracy")
+def classifier_accuracy(model: GenerativeModel, data: Data, generator: torch.Generator) -> Measured:
+    """Accuracy on real test data of a classifier trained on as many labelled samples as there are training examples,
+    over that of the same classifier trained on the real ones."""
+    if data.labels is None or data.test_labels is None or not data.num_classes or not isinstance(data.train, Tensor):
+        raise UserError(f"classifier_accuracy needs labelled data held in memory, and {data.name} is not")
+    n = min(len(data.train), 2000)
+    y = torch.arange(n, device=model.device) % data.num_classes
+    with torch.no_grad():
+        x = torch.cat([model.sample(len(part), part, generator=generator).cpu() for part in y.split(500)])
+    test = data.test[:2000], data.test_labels[:2000]
+    real = classifier_accuracy_score(data.train[:n], data.labels[:n], *test)
+    ours = classifier_accuracy_score(x, y.cpu(), *test)
+    note = (
+        f"logistic regression trained on {n} samples: {ours:.3f} of the real test images right, on real ones {real:.3f}"
+    )
+    extra = {"trained on samples": ours, "trained on real data": real}
+    return Measured(ours / real, "of real", higher_is_better=True, note=note, extra=extra)
+
+
+@measure("diffusion_images")
+def diffusion_images(model: GenerativeModel, data: Data, generator: torch.Generator) -> list[Measured]:
+    """The bound on 50 images (each costs T network calls) and the pixels' Fréchet distance of 500 samples."""
+    x, labels = data.test[:50].to(model.device), data.test_labels
+    y = labels[:50].to(model.device) if labels is not None and getattr(model, "num_classes", None) else None
+    elbo = model.elbo(x, y, generator=generator).cpu()  # type: ignore[operator]
+    extra = {"bits/dim": bits_per_dim(elbo, data.shape).mean().item()}
+    bound = Measured(-elbo.mean().item(), "nats", note="−ELBO of 50 test images", extra=extra, name="negative_elbo")
+    return [pixel_frechet(model, data, generator, 500), bound]

@@ -9,7 +9,8 @@ $$\widehat{KL}(P \| Q) = \frac{d}{n} \sum_i \log \frac{\nu_k(i)}{\rho_k(i)} + \l
 IEEE Trans. Inf. Theory 55(5), eq. 5 with one k; Pérez-Cruz 2008 shows that it converges for any fixed k). The same
 volume constants stand in both densities and cancel. Students go wrong where they let a point count as its own
 neighbour, and where they take a small value for proof: for P = Q the estimate scatters about 0 with a deviation of
-roughly sqrt(1/n + 1/m), so always print that of real data against real data beside it.
+roughly sqrt(1/n + 1/m), so always print that of real data against real data beside it; and where P reaches far beyond
+all samples of Q, the estimate is too low.
 """
 
 from __future__ import annotations
