@@ -83,6 +83,9 @@ def test_real_data(data_root: str) -> None:
     assert d.train.shape == (60_000, 1, 28, 28)
     assert d.test.shape == (10_000, 1, 28, 28)
     assert 0 <= d.train.min() < d.train.max() <= 1
+    assert d.labels is not None
+    assert d.labels.bincount().tolist()[:3] == [5923, 6742, 5958], "MNIST's published counts"
+    assert len(d.labels) == 60_000
     assert data.load("fashion_mnist", root=data_root).class_names[9] == "ankle boot"
     assert data.load("cifar10", root=data_root).shape == (3, 32, 32)
     assert len(data.load("shakespeare", root=data_root).vocab) == 65

@@ -93,6 +93,29 @@ def test_stopped_and_resumed_equals_unbroken(finished: Path, tmp_path: Path) -> 
     assert [(r["step"], r["loss"]) for r in rows[0]] == [(r["step"], r["loss"]) for r in rows[1]]
 
 
+def test_stopped_and_resumed_draws_go_on(tmp_path: Path) -> None:
+    """A model that draws noise in its loss (a VAE) goes on with the draws of the unbroken run."""
+    arguments = {"data": "digits", "device": "cpu", "progress": False, "steps": 12, "batch_size": 32}
+    whole = runs.train("vae", **arguments)  # type: ignore[arg-type]
+    stopped = runs.train("vae", out=tmp_path / "r", budget=-1.0, **arguments)  # type: ignore[arg-type]
+    assert not stopped.finished
+    assert stopped.log[-1]["step"] == 1
+    resumed = runs.train("vae", out=tmp_path / "r", resume=True, **arguments)  # type: ignore[arg-type]
+    assert resumed.finished
+    assert [r["loss"] for r in resumed.log] == [r["loss"] for r in whole.log]
+
+
+def test_log_rows_ahead_of_the_state_come_once(finished: Path, tmp_path: Path) -> None:
+    """The log is written before the state: a kill between the two leaves rows that the resumed run makes again."""
+    folder = tmp_path / "r"
+    train(folder, budget=-1.0)
+    rows = files.read_log(folder / "log.csv")
+    files.write_log(folder / "log.csv", [*rows, {**rows[-1], "step": 2.0}, {**rows[-1], "step": 3.0}])
+    train(folder, resume=True)
+    steps = [r["step"] for r in files.read_log(folder / "log.csv")]
+    assert steps == [float(i) for i in range(1, 61)]
+
+
 DRIVER = """
 import os, sys, time, random, signal
 import torch

@@ -178,6 +178,19 @@ def test_batches_depend_on_seed_and_step_alone() -> None:
     assert not torch.equal(epoch, other)
 
 
+def test_epochs_differ() -> None:
+    batches = Batches(points(), 8, 3, CPU, None)
+    first, second = (torch.cat([y for _, y in batches.iterate(5 * e, 5 * e + 5)]) for e in (0, 1))  # type: ignore[misc]
+    assert sorted(first.tolist()) == sorted(second.tolist())
+    assert not torch.equal(first, second)
+
+
+def test_vectors_are_trained() -> None:
+    model = Quadratic()  # its only parameter is a vector
+    trainer(model, steps=3, lr=0.1).run(progress=False)
+    assert not torch.equal(model.w.detach(), torch.tensor([1.0, -2.0]))
+
+
 def test_windows_of_text() -> None:
     stream = torch.arange(100)
     d = Data("stream", "text", (), stream, stream, vocab=tuple(map(chr, range(100))))
