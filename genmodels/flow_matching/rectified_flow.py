@@ -57,10 +57,11 @@ class RectifiedFlow(FlowMatching):
         reflow_after: int = 2000,
         ode_steps: int = 12,
         num_classes: int | None = None,
+        frequencies: int = 0,
         source: str = "normal",
         net: nn.Module | None = None,
     ) -> None:
-        super().__init__(shape, width, depth, num_classes=num_classes, source=source, net=net)
+        super().__init__(shape, width, depth, num_classes=num_classes, frequencies=frequencies, source=source, net=net)
         self.reflow_after, self.ode_steps = reflow_after, ode_steps
         self.teacher = copy.deepcopy(self.net).requires_grad_(False)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))

@@ -31,9 +31,10 @@ class TimeEmbedding(nn.Module):
         self.net = nn.Sequential(nn.Linear(d_sinusoid, d), nn.SiLU(), nn.Linear(d, d))
 
     def forward(self, t: Tensor) -> Tensor:
-        features = sinusoidal_embedding(t * self.scale, self.d_sinusoid)
+        shared = t.stride(0) == 0  # one time, expanded over the batch as samplers do: it is embedded once
+        features = sinusoidal_embedding((t[:1] if shared else t) * self.scale, self.d_sinusoid)
         out: Tensor = self.net(features.to(next(self.net.parameters()).dtype))
-        return out
+        return out.expand(len(t), -1) if shared else out
 
 
 class ClassEmbedding(nn.Module):

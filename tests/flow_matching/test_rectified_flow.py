@@ -36,7 +36,7 @@ class Constant(nn.Module):
 
 
 def test_straightness_of_a_rotation() -> None:
-    """S = E r² (w² − 2 + 2 cos w): the squared speed is w² r², the squared chord, the mean velocity, 2 r² (1 − cos w)."""
+    """S = E r² (w² − 2 + 2 cos w), as the squared speed is w² r² and the squared chord 2 r² (1 − cos w)."""
     w = 1.3
     x = draws(500, 2)
     truth = x.square().sum(-1).mean() * (w**2 - 2 * (1 - torch.cos(torch.tensor(w))))

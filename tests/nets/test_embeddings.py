@@ -38,6 +38,15 @@ def test_time_embedding_is_a_perceptron_on_scaled_sinusoids() -> None:
     assert embed(torch.tensor([1, 2])).dtype == torch.float64  # whole numbers will do
 
 
+def test_one_time_for_all_is_embedded_like_many() -> None:
+    embed = TimeEmbedding(12, d_sinusoid=8).double()
+    randomise(embed)
+    t = torch.tensor(0.7, dtype=torch.float64)
+    shared = embed(t.expand(5))
+    assert shared.shape == (5, 12)
+    torch.testing.assert_close(shared, embed(torch.full((5,), 0.7, dtype=torch.float64)))
+
+
 def test_class_embedding_has_a_row_for_no_class() -> None:
     embed = ClassEmbedding(3, 5).double()
     randomise(embed)
