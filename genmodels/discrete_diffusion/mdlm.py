@@ -103,15 +103,10 @@ class MDLM(GenerativeModel):
         self.vocab_size, self.window, self.masks = vocab_size, window, masks
         self.mask_id = vocab_size
         self.shape = (window,)
-        self.net = net or MaskedTransformer(
-            vocab_size,
-            window,
-            num_layers=num_layers,
-            num_heads=num_heads,
-            width=width,
-            dropout=dropout,
-            time_conditioning=time_conditioning,
-        )
+        if net is None:
+            sizes = {"num_layers": num_layers, "num_heads": num_heads, "width": width}
+            net = MaskedTransformer(vocab_size, window, dropout=dropout, time_conditioning=time_conditioning, **sizes)
+        self.net = net
 
     def q_sample(self, x_0: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
         """x_t (B, L): each token of x_0 is masked with probability t (B,). `noise` (B, L) in [0, 1) is each token's
@@ -172,13 +167,15 @@ class MDLM(GenerativeModel):
             raise UserError(f"temperature must be positive, got {temperature}")
         was_training = self.training
         self.eval()
-        for step in range(steps, 0, -1):
-            t, s = step / steps, (step - 1) / steps
-            p = (self.net(x_t, torch.full((len(x_t),), t, device=x_t.device)) / temperature).softmax(dim=-1)
-            x_0 = torch.multinomial(p.flatten(0, 1), 1, generator=generator).view_as(x_t)
-            reveal = torch.rand(x_t.shape, generator=generator, device=x_t.device) < (t - s) / t  # all at s = 0
-            x_t = torch.where((x_t == self.mask_id) & reveal, x_0, x_t)
-        self.train(was_training)
+        try:
+            for step in range(steps, 0, -1):
+                t, s = step / steps, (step - 1) / steps
+                p = (self.net(x_t, torch.full((len(x_t),), t, device=x_t.device)) / temperature).softmax(dim=-1)
+                x_0 = torch.multinomial(p.flatten(0, 1), 1, generator=generator).view_as(x_t)
+                reveal = torch.rand(x_t.shape, generator=generator, device=x_t.device) < (t - s) / t  # all at s = 0
+                x_t = torch.where((x_t == self.mask_id) & reveal, x_0, x_t)
+        finally:
+            self.train(was_training)
         return x_t
 
     def sample(

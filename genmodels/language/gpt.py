@@ -139,24 +139,26 @@ class GPT(GenerativeModel):
             raise UserError(f"expected a prompt of shape (B, L) with L >= 1, got {tuple(idx.shape)}")
         if idx.numel() and not (int(idx.min()) >= 0 and int(idx.max()) < self.vocab_size):
             raise UserError(f"the prompt holds ids outside 0..{self.vocab_size - 1}")
-        was_training = self.training
-        self.eval()
         B, L = idx.shape
         end = L + max_new_tokens
         ids = torch.cat([idx, idx.new_empty(B, max_new_tokens)], dim=1)  # written in place
         cache = self.transformer.cache(B, min(end, self.context)) if use_cache else None
         seen = 0  # how many tokens the cache holds
-        for i in range(L, end):
-            if cache is not None and i <= self.context:
-                h = self.features(ids[:, seen:i], cache)
-                seen = i
-            else:  # the window slides: every token has a new position
-                h = self.features(ids[:, max(0, i - self.context) : i])
-            logits = F.linear(h[:, -1], self.tokens.weight)  # (B, V): the head for the last position only
-            ids[:, i] = sample_token(
-                logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, generator=generator
-            )
-        self.train(was_training)
+        was_training = self.training
+        self.eval()
+        try:
+            for i in range(L, end):
+                if cache is not None and i <= self.context:
+                    h = self.features(ids[:, seen:i], cache)
+                    seen = i
+                else:  # the window slides: every token has a new position
+                    h = self.features(ids[:, max(0, i - self.context) : i])
+                logits = F.linear(h[:, -1], self.tokens.weight)  # (B, V): the head for the last position only
+                ids[:, i] = sample_token(
+                    logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, generator=generator
+                )
+        finally:
+            self.train(was_training)
         return ids
 
     def sample(
