@@ -10,7 +10,11 @@ import math
 
 import numpy as np
 import torch
+from hypothesis import Phase, settings
 from torch import Tensor, nn
+
+# Few examples, and none of the search for a smaller one: a fault is seen in a second.
+few = settings(max_examples=15, deadline=None, phases=[Phase.explicit, Phase.generate], database=None)
 
 
 def alpha_bar(T: int, schedule: str) -> np.ndarray:

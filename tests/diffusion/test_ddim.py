@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from genmodels.diffusion import ddim
 from genmodels.diffusion.ddim import DDIM, ddim_step, ddim_timesteps
 from genmodels.diffusion.ddpm import DDPM
 from genmodels.errors import UserError
-from tests.diffusion.exact import GaussianNet, Recorder, alpha_bar, randomise
+from tests.diffusion.exact import GaussianNet, Recorder, alpha_bar, few, randomise
 
 MEAN, COV = [0.4, -0.7], [[0.5, 0.3], [0.3, 0.8]]
 
@@ -32,7 +32,7 @@ def ode_map(x: Tensor, T: int, schedule: str = "linear") -> np.ndarray:
 
 
 @given(T=st.integers(2, 1200), share=st.floats(0, 1))
-@settings(max_examples=25, deadline=None)
+@few
 def test_times_run_from_T_to_0(T: int, share: float) -> None:
     steps = 1 + int(share * (T - 1))
     t = ddim_timesteps(T, steps)
@@ -69,7 +69,7 @@ def test_with_eta_1_and_all_steps_the_samples_are_the_ddpms() -> None:
 
 
 @given(t=st.integers(2, 60), gap=st.integers(1, 59), eta=st.floats(0, 1))
-@settings(max_examples=20, deadline=None)
+@few
 def test_every_step_keeps_the_marginal(t: int, gap: int, eta: float) -> None:
     """With the data at one point c, x_t = a c + s e; any step must give a' c + s' e' with e' standard normal."""
     s = max(t - gap, 0)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from genmodels.diffusion.forward_process import ForwardProcess
 from genmodels.errors import UserError
-from tests.diffusion.exact import alpha_bar
+from tests.diffusion.exact import alpha_bar, few
 
 CASES = [(1000, "linear"), (1000, "cosine"), (37, "linear"), (37, "cosine")]
 
@@ -47,7 +47,7 @@ def test_published_figures() -> None:
 
 
 @given(T=st.integers(20, 1500), schedule=st.sampled_from(["linear", "cosine"]))
-@settings(max_examples=20, deadline=None)
+@few
 def test_the_end_is_noise_whatever_the_number_of_steps(T: int, schedule: str) -> None:
     q = process(T, schedule)
     assert q.alpha_bar[0] == 1
@@ -61,7 +61,7 @@ def test_the_end_is_noise_whatever_the_number_of_steps(T: int, schedule: str) ->
     x_t=st.floats(-3, 3),
     schedule=st.sampled_from(["linear", "cosine"]),
 )
-@settings(max_examples=25, deadline=None)
+@few
 def test_posterior_is_bayes_rule_on_a_grid(t: int, x_0: float, x_t: float, schedule: str) -> None:
     bar = alpha_bar(37, schedule)
     beta = 1 - bar[t] / bar[t - 1]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from genmodels.diffusion.ddim import DDIM
 from genmodels.diffusion.guidance import GuidedDDPM
 from genmodels.errors import UserError
-from tests.diffusion.exact import MixtureNet, Recorder, randomise
+from tests.diffusion.exact import MixtureNet, Recorder, few, randomise
 
 
 def exact(prediction: str = "eps", **options: float) -> GuidedDDPM:
@@ -20,7 +20,7 @@ def exact(prediction: str = "eps", **options: float) -> GuidedDDPM:
 
 
 @given(w=st.floats(-1, 6), prediction=st.sampled_from(["eps", "x0", "v"]), seed=st.integers(0, 1000))
-@settings(max_examples=25, deadline=None)
+@few
 def test_guided_score_is_that_of_the_sharpened_product(w: float, prediction: str, seed: int) -> None:
     model = exact(prediction, guidance=w)
     torch.manual_seed(seed)

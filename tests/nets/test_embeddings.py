@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from genmodels.nets.embeddings import ClassEmbedding, TimeEmbedding, sinusoidal_embedding
-from tests.diffusion.exact import randomise
+from tests.diffusion.exact import few, randomise
 
 
 @given(t=st.floats(0, 1000), half=st.integers(1, 40), period=st.sampled_from([100.0, 10_000.0]))
-@settings(max_examples=25, deadline=None)
+@few
 def test_sinusoids(t: float, half: int, period: float) -> None:
     got = sinusoidal_embedding(torch.tensor([t]), 2 * half, max_period=period)
     angle = np.float32(t) / period ** (np.arange(half) / half)
