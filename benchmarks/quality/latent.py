@@ -66,7 +66,7 @@ QUALITY: dict[str, Quality] = {
     "vae": Quality(vae, "MNIST, dynamic binarisation, the whole test set, 2 minutes on 2 cores"),
     "iwae": Quality(
         iwae,
-        "MNIST, dynamic binarisation, k = 50, the VAE's network and steps; bound with 1,000 samples on every fifth test "
-        "image (Burda et al. 2016, table 1: 86.76 for a VAE, 84.78 for k = 50, after days)",
+        "MNIST, dynamic binarisation, k = 50, the VAE's network and steps; bound with 1,000 samples on every fifth "
+        "test image (Burda et al. 2016, table 1: 86.76 for a VAE, 84.78 for k = 50, after days)",
     ),
 }

@@ -65,7 +65,7 @@ def gmm(data_root: str | None, seed: int) -> tuple[list[Figure], int]:
 QUALITY: dict[str, Quality] = {
     "gmm": Quality(
         gmm,
-        "5 data sets x 4 covariance types in float64, 50 iterations beside scikit-learn's from the same start; then the "
-        "best of 10 starts each, where 1e-3 nats is the gain at which scikit-learn stops",
+        "5 data sets x 4 covariance types in float64, 50 iterations beside scikit-learn's from the same start; then "
+        "the best of 10 starts each, where 1e-3 nats is the gain at which scikit-learn stops",
     )
 }

@@ -21,9 +21,8 @@ $$\text{M:}\quad N_k = \sum_n r_{nk},\quad \mu_k = \tfrac1{N_k}\sum_n r_{nk} x_n
 Data: real vectors (other shapes are flattened). Reference: Dempster, Laird and Rubin 1977; the start is `kmeans.py`.
 scikit-learn's `GaussianMixture` takes the same steps from the same start.
 
-How it is computed: whitened by the old parameters, the points are wanted twice, for the density (their squared length)
-and for the new moments. The moments are taken in white coordinates about the old mean, then carried back, so that
-nothing large is subtracted from something large; and in chunks, so that no (N, K, D) array is ever held.
+How it is computed: the points, whitened by the old parameters, serve for the density and for the new moments, which
+are carried back: nothing large is ever subtracted from something large. Chunks avoid an (N, K, D) array.
 
 Where students go wrong: multiplying densities instead of adding logarithms gives 0/0 for a far point; without the
 `reg_covar` on the diagonal, a component that sits on one point has infinite likelihood, which EM will find; starting
@@ -98,14 +97,15 @@ class GaussianMixture(GenerativeModel):
 
     def _whiten(self, x: Tensor) -> Tensor:
         """z = L_k^{-1} (x - mu_k): (N, D) to (K, N, D)."""
+        centre = self.weights @ self.mu  # keeps what is subtracted small, wherever the data lies
+        x, mu = x - centre, self.mu - centre
         if not self.dense:
-            return (x - self.mu[:, None]) * (-self.raw).exp()[:, None]
-        centre = self.weights @ self.mu  # keeps what the matrix product subtracts small, wherever the data lies
+            inverse = (-self.raw).exp()[:, None]  # (K, 1, D)
+            return torch.addcmul(-mu[:, None] * inverse, x, inverse)
         factor = cholesky_factor(self.raw)
         eye = torch.eye(self.d, dtype=x.dtype, device=x.device).expand_as(factor)
         inverse = torch.linalg.solve_triangular(factor, eye, upper=False).mT.expand(self.k, -1, -1)
-        shift = (self.mu - centre)[:, None] @ inverse  # (K, 1, D)
-        return torch.baddbmm(-shift, (x - centre).expand(self.k, -1, -1), inverse)
+        return torch.baddbmm(-mu[:, None] @ inverse, x.expand(self.k, -1, -1), inverse)
 
     def _log_joint(self, z: Tensor) -> Tensor:
         """log pi_k + log N(x | mu_k, Sigma_k), (K, N), from the white z (K, N, D)."""
@@ -161,7 +161,7 @@ class GaussianMixture(GenerativeModel):
         points = self._rows(x)  # (N, D)
         log_likelihood, count = self.mu.new_zeros(()), self.mu.new_zeros(self.k)
         first = self.mu.new_zeros(self.k, 1, self.d)
-        second = self.mu.new_zeros((self.k, self.d, self.d) if self.dense else (self.k, self.d))
+        second = self.mu.new_zeros(self.k, self.d if self.dense else 1, self.d)
         for chunk in chunks(points, self.k * self.d):
             z = self._whiten(chunk)  # (K, n, D)
             log_joint = self._log_joint(z)  # (K, n)
@@ -173,14 +173,14 @@ class GaussianMixture(GenerativeModel):
             if self.dense:
                 second.baddbmm_((r[..., None] * z).mT, z)  # sum_n r z z^T
             else:
-                second += (r[..., None] * z.square_()).sum(1)
+                second.baddbmm_(r[:, None], z.square_())  # its diagonal
         if not bool(log_likelihood.isfinite()):
             raise UserError("the likelihood is not finite: the data holds values that are, or are far too large")
         self._m_step(count, first.squeeze(1), second)
         return -log_likelihood / len(x)
 
     def _m_step(self, count: Tensor, first: Tensor, second: Tensor) -> None:
-        """The new parameters from N_k (K,) and the white moments: first (K, D), second (K, D, D) or (K, D).
+        """The new parameters from N_k (K,) and the white moments: first (K, D), second (K, D, D) or (K, 1, D).
 
         Each component also counts as a hair of a point spread as it was itself, so that one that nobody claims stays.
         """
@@ -197,7 +197,7 @@ class GaussianMixture(GenerativeModel):
             covariances = factor @ white @ factor.mT + self.reg_covar * eye
         else:
             moved = shift * self.raw.exp()  # (K, D)
-            white = (second + hair) / count[:, None] - shift.square()  # (K, D)
+            white = (second.squeeze(1) + hair) / count[:, None] - shift.square()  # (K, D)
             if self.covariance_type == "spherical":
                 white = white.mean(1, keepdim=True)
             covariances = white.clamp(min=0) * (2 * self.raw).exp() + self.reg_covar
@@ -217,7 +217,7 @@ class GaussianMixture(GenerativeModel):
         `n_init=0` goes on from the present parameters. Returns the mean negative log-likelihood before each iteration
         of the start that was kept, and after its last.
         """
-        best: tuple[list[float], dict[str, Tensor]] | None = None
+        best: tuple[list[float], dict[str, Tensor]] = [math.inf], {}
         for _ in range(max(1, n_init)):
             if n_init > 0:
                 self.initialize(x, generator=generator)
@@ -226,9 +226,8 @@ class GaussianMixture(GenerativeModel):
                 losses.append(float(self.fit_step(x)))
             with torch.no_grad():
                 losses.append(float(self.loss(x)))
-            if best is None or losses[-1] < best[0][-1]:
+            if losses[-1] < best[0][-1]:
                 best = losses, {name: p.clone() for name, p in self.state_dict().items()}
-        assert best is not None
         self.load_state_dict(best[1])
         return best[0]
 

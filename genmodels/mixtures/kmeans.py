@@ -30,8 +30,8 @@ from torch import Tensor
 
 
 def chunks(x: Tensor, numbers_per_row: int) -> Iterator[Tensor]:
-    """Split x (N, D) so that rows × numbers_per_row fits a CPU's cache (a GPU takes 64 times as much)."""
-    budget = 2**19 if x.device.type == "cpu" else 2**25
+    """Split x (N, D) so that rows × numbers_per_row fits a CPU's cache (a GPU takes 128 times as much)."""
+    budget = 2**18 if x.device.type == "cpu" else 2**25
     yield from x.split(max(64, budget // numbers_per_row))
 
 
