@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,8 @@ from genmodels.latent.iwae import importance_bound
 from genmodels.latent.vae import VAE
 from genmodels.runs import Run, train
 
-IWAE_STEPS = 3000  # fifty codes per image cost: both models of that comparison take this many
+# Fifty codes per image cost: both models of that comparison take these steps.
+SAME: dict[str, Any] = {"steps": 3000, "batch_size": 64}
 
 
 def binary_test_set(run: Run, seed: int) -> Tensor:
@@ -41,9 +44,7 @@ def vae(data_root: str | None, seed: int) -> tuple[list[Figure], int]:
 
 def iwae(data_root: str | None, seed: int) -> tuple[list[Figure], int]:
     """The same network, batches and steps under both objectives; every fifth test image under the same bound."""
-    runs = {
-        name: train(name, data="mnist", data_root=data_root, seed=seed, steps=IWAE_STEPS) for name in ("vae", "iwae")
-    }
+    runs = {name: train(name, data="mnist", data_root=data_root, seed=seed, **SAME) for name in ("vae", "iwae")}
     x = binary_test_set(runs["vae"], seed)
     values = {}
     for name, run in runs.items():
