@@ -48,6 +48,7 @@ from genmodels.nets.mlp import time_network
 
 SOURCES = ("normal", "eight_gaussians")
 EXACT_TRACE = 16
+UNLABELLED = 0.1
 RING_RADIUS, RING_STD = 5.0, math.sqrt(0.1)  # Tong et al. 2023, arXiv:2302.00482: eight Gaussians to moons
 
 
@@ -122,15 +123,20 @@ class FlowMatching(GenerativeModel):
 
     def matching_loss(self, x_0: Tensor, x_1: Tensor, y: Tensor | None = None) -> Tensor:
         """The regression of eq. (23) on the pairs (x_0, x_1): a mean over the batch and the dimensions."""
+        if y is not None and self.num_classes is not None:  # some go unlabelled, so that sampling without y works
+            y = y.masked_fill(torch.rand(len(y), device=y.device) < UNLABELLED, self.num_classes)
         t = torch.rand(len(x_1), device=x_1.device, dtype=x_1.dtype)
         x_t = torch.lerp(x_0, x_1, expand(t, x_1))  # eq. (22)
         return (self.velocity(x_t, t, y) - (x_1 - x_0)).square().mean()
 
+    def pairs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x_0 and x_1, paired, for a batch of data x (B, *shape) in its public range."""
+        x_1 = 2 * x - 1 if self.is_image else x
+        return self.couple(self.source_sample(x_1), x_1), x_1
+
     def loss(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         check_batch(x, self.shape)
-        x_1 = 2 * x - 1 if self.is_image else x
-        x_0 = self.couple(self.source_sample(x_1), x_1)
-        return self.matching_loss(x_0, x_1, y)
+        return self.matching_loss(*self.pairs(x), y)
 
     def integrate(
         self, x: Tensor, t: Tensor, y: Tensor | None = None, *, method: str = "midpoint", tolerance: float = 1e-5

@@ -35,12 +35,15 @@ not distances; in data-parallel training each process pairs its own share, so th
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor
+from torch import Tensor, nn
 
 from genmodels.errors import UserError
 from genmodels.flow_matching.flow_matching import FlowMatching
+from genmodels.model import check_batch
 
 # Temperatures, as fractions of the mean cost, and iterations at each.
 SCHEDULE = ((0.25, 5), (0.06, 10), (0.015, 10), (0.004, 20))
@@ -81,10 +84,35 @@ def ot_pairing(x_0: Tensor, x_1: Tensor) -> Tensor:
 
 
 class OTFlowMatching(FlowMatching):
-    """Flow matching whose noise is sorted to the data before each step."""
+    """Flow matching whose noise is sorted to the data before each step.
+
+    The pairs of a batch serve `minibatches` steps, each on its share of them: the larger the batch that is paired,
+    the straighter the flow, while a step may well be small. The other options are those of `FlowMatching`.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        width: int | None = None,
+        depth: int = 3,
+        *,
+        minibatches: int = 1,
+        num_classes: int | None = None,
+        frequencies: int = 0,
+        source: str = "normal",
+        net: nn.Module | None = None,
+    ) -> None:
+        super().__init__(shape, width, depth, num_classes=num_classes, frequencies=frequencies, source=source, net=net)
+        self.minibatches = minibatches
 
     def couple(self, x_0: Tensor, x_1: Tensor) -> Tensor:
         return x_0[ot_pairing(x_1, x_0)]
+
+    def training_losses(self, x: Tensor, y: Tensor | None = None) -> Iterator[tuple[str, Tensor]]:
+        check_batch(x, self.shape)
+        x_0, x_1 = self.pairs(x)
+        for rows in torch.arange(len(x), device=x.device).chunk(self.minibatches):
+            yield "model", self.matching_loss(x_0[rows], x_1[rows], None if y is None else y[rows])
 
 
 if __name__ == "__main__":

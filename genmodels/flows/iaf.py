@@ -22,8 +22,8 @@ $$\log q(z_K \mid x) = \log N(z_0; \mu, \sigma_0^2) - \sum_k \sum_i \log \sigma_
 | h | `context` | (B, d_context) |
 | z_0, z_K | `z_0`, `z` | (B, Z), the encoder's draw and the posterior's |
 
-Data: `IAF` vectors (D,) or images in [0, 1]; `IAFVAE` whatever the VAE takes. As in every flow here `forward` goes
-towards the noise (slow) and `inverse` towards the data (fast).
+Data: `IAF` vectors (D,) or images in [0, 1] (but its likelihood, and so its training, takes D steps); `IAFVAE`
+whatever the VAE takes. As in every flow here `forward` goes towards the noise (slow), `inverse` towards the data.
 
 Reference: Kingma et al. 2016, arXiv:1606.04934. We differ: the context is the encoder's own (mu, log-variance)
 instead of further outputs; sigma starts near 0.9, so that layers start near the identity.

@@ -139,12 +139,12 @@ def test_interpolation_and_target() -> None:
             return torch.zeros_like(x)
 
     model = FlowMatching((2, 3, 3), net=Spy())
-    x_0, x_1 = torch.zeros(5, 2, 3, 3), torch.ones(5, 2, 3, 3) * torch.arange(1.0, 6)[:, None, None, None]
+    x_0, x_1 = -torch.ones(5, 2, 3, 3), torch.ones(5, 2, 3, 3) * torch.arange(1.0, 6)[:, None, None, None]
     loss = model.matching_loss(x_0, x_1)
     assert seen["t"].shape == (5,)
     assert seen["t"].unique().numel() == 5, "one time per example"
-    torch.testing.assert_close(seen["x"], x_1 * seen["t"][:, None, None, None])
-    assert loss.item() == pytest.approx((1 + 4 + 9 + 16 + 25) / 5)
+    torch.testing.assert_close(seen["x"], x_0 + (x_1 - x_0) * seen["t"][:, None, None, None])
+    assert loss.item() == pytest.approx((4 + 9 + 16 + 25 + 36) / 5)
 
 
 def test_times_are_uniform() -> None:
@@ -215,6 +215,25 @@ def test_conditional_velocity_uses_its_class() -> None:
     first = model.loss(noise, torch.zeros(6, dtype=torch.int64))
     torch.manual_seed(0)
     assert first != model.loss(noise, torch.ones(6, dtype=torch.int64))
+
+
+def test_a_tenth_of_the_labels_is_hidden() -> None:
+    """The null class, index `num_classes`, is trained too; no other label changes."""
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+            seen.append(y)
+            return torch.zeros_like(x)
+
+    model = FlowMatching((2,), num_classes=3, net=Spy())
+    y = torch.arange(9000) % 3
+    torch.manual_seed(0)
+    model.loss(torch.zeros(9000, 2), y)
+    hidden = seen[0] == 3
+    assert hidden.double().mean().item() == pytest.approx(0.1, abs=0.02)
+    assert torch.equal(seen[0][~hidden], y[~hidden])
+    assert (y < 3).all(), "the caller's labels stay as they are"
 
 
 def test_sampling_is_reproducible() -> None:

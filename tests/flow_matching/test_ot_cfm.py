@@ -100,6 +100,23 @@ def test_only_noise_is_permuted_and_the_noise_stays_a_sample(monkeypatch: pytest
     assert torch.equal(torch.from_numpy(j), torch.arange(40)), "already in the best order"
 
 
+def test_minibatches_share_one_pairing() -> None:
+    """The whole batch is paired once; the steps see its parts, each pair and label in exactly one of them."""
+    model = randomise(OTFlowMatching((2,), 8, 2, minibatches=3))
+    x_1, y = draws(12, 2, seed=2) + 3, torch.arange(12)
+    seen = []
+    model.matching_loss = lambda a, b, labels: seen.append((a, b, labels)) or model.velocity(a, b[:, 0]).sum()
+    torch.manual_seed(0)
+    assert [name for name, _ in model.training_losses(x_1, y)] == ["model"] * 3
+    assert [len(part[0]) for part in seen] == [4, 4, 4]
+    x_0, data, labels = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    assert torch.equal(data, x_1)
+    assert torch.equal(labels, y)
+    i, j = linear_sum_assignment(torch.cdist(x_0, x_1).square().numpy())
+    assert torch.equal(torch.from_numpy(j), torch.arange(12)), "optimal over all 12, not within each part"
+    assert torch.equal(torch.from_numpy(i), torch.arange(12))
+
+
 def test_pairs_between_gaussians_tend_to_the_bures_map() -> None:
     """N(0, I) -> N(m, s² I): the optimal map is x -> m + s x; a large batch's pairs come close to it, on average."""
     x_0, x_1 = draws(1500, 2), torch.tensor([2.0, -1.0]).double() + 0.5 * draws(1500, 2, seed=2)
