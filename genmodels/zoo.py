@@ -183,9 +183,9 @@ RECIPES: dict[str, Recipe] = {
     "gan": Recipe(
         model="genmodels.gans.gan:GAN",
         data="grid_25",
-        options={"latent": 2, "r1": 0.001},
+        options={"latent": 2},
         train={
-            "steps": 6000,
+            "steps": 8000,
             "batch_size": 256,
             "lr": 1e-3,
             "betas": (0.5, 0.99),
@@ -231,7 +231,7 @@ RECIPES: dict[str, Recipe] = {
         data="eight_gaussians",
         options={"hidden": (128, 128, 128), "steps": 10, "step_size": 0.03, "reinit": 0.001, "buffer_size": 1024},
         train={
-            "steps": 1500,
+            "steps": 2200,
             "batch_size": 256,
             "lr": 4e-3,
             "betas": (0.9, 0.99),
@@ -318,9 +318,9 @@ RECIPES: dict[str, Recipe] = {
     "ot_cfm": Recipe(
         model="genmodels.flow_matching.ot_cfm:OTFlowMatching",
         data="moons_cfm",
-        options={"width": 128, "source": "eight_gaussians"},
-        train={"steps": 2000, "batch_size": 512, "lr": 2e-3, "schedule": "cosine", "ema": 0.99},
-        on={"image": {**FLOW_MATCHING_ON_IMAGES["image"], "options": {"width": 16, "source": "normal"}}},
+        options={"width": 128, "source": "eight_gaussians", "minibatches": 4},
+        train={"steps": 400, "batch_size": 1024, "lr": 2e-3, "schedule": "cosine", "ema": 0.98},
+        on={"image": {**FLOW_MATCHING_ON_IMAGES["image"], "options": {"width": 16, "source": "normal", "minibatches": 1}}},
         measure="transport_w2",
         must=0.10,
         aim=0.05,
