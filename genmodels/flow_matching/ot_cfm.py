@@ -86,8 +86,9 @@ def ot_pairing(x_0: Tensor, x_1: Tensor) -> Tensor:
 class OTFlowMatching(FlowMatching):
     """Flow matching whose noise is sorted to the data before each step.
 
-    The pairs of a batch serve `minibatches` steps, each on its share of them: the larger the batch that is paired,
-    the straighter the flow, while a step may well be small. The other options are those of `FlowMatching`.
+    The pairs of a batch serve `minibatches` steps, each on its share of them, and that `passes` times, at new times t:
+    the larger the batch that is paired, the straighter the flow, while a step may well be small, and costs less than
+    its pairs. The other options are those of `FlowMatching`.
     """
 
     def __init__(
@@ -97,13 +98,14 @@ class OTFlowMatching(FlowMatching):
         depth: int = 3,
         *,
         minibatches: int = 1,
+        passes: int = 1,
         num_classes: int | None = None,
         frequencies: int = 0,
         source: str = "normal",
         net: nn.Module | None = None,
     ) -> None:
         super().__init__(shape, width, depth, num_classes=num_classes, frequencies=frequencies, source=source, net=net)
-        self.minibatches = minibatches
+        self.minibatches, self.passes = minibatches, passes
 
     def couple(self, x_0: Tensor, x_1: Tensor) -> Tensor:
         return x_0[ot_pairing(x_1, x_0)]
@@ -111,7 +113,7 @@ class OTFlowMatching(FlowMatching):
     def training_losses(self, x: Tensor, y: Tensor | None = None) -> Iterator[tuple[str, Tensor]]:
         check_batch(x, self.shape)
         x_0, x_1 = self.pairs(x)
-        for rows in torch.arange(len(x), device=x.device).chunk(self.minibatches):
+        for rows in torch.arange(len(x), device=x.device).chunk(self.minibatches) * self.passes:
             yield "model", self.matching_loss(x_0[rows], x_1[rows], None if y is None else y[rows])
 
 

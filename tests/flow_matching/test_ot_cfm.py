@@ -101,15 +101,16 @@ def test_only_noise_is_permuted_and_the_noise_stays_a_sample(monkeypatch: pytest
 
 
 def test_minibatches_share_one_pairing() -> None:
-    """The whole batch is paired once; the steps see its parts, each pair and label in exactly one of them."""
-    model = randomise(OTFlowMatching((2,), 8, 2, minibatches=3))
+    """The whole batch is paired once; the steps see its parts, each pair and label in one of them, then once more."""
+    model = randomise(OTFlowMatching((2,), 8, 2, minibatches=3, passes=2))
     x_1, y = draws(12, 2, seed=2) + 3, torch.arange(12)
     seen = []
     model.matching_loss = lambda a, b, labels: seen.append((a, b, labels)) or model.velocity(a, b[:, 0]).sum()
     torch.manual_seed(0)
-    assert [name for name, _ in model.training_losses(x_1, y)] == ["model"] * 3
-    assert [len(part[0]) for part in seen] == [4, 4, 4]
-    x_0, data, labels = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    assert [name for name, _ in model.training_losses(x_1, y)] == ["model"] * 6
+    assert [len(part[0]) for part in seen] == [4] * 6
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(seen[:3], seen[3:], strict=True))
+    x_0, data, labels = (torch.cat(parts) for parts in zip(*seen[:3], strict=True))
     assert torch.equal(data, x_1)
     assert torch.equal(labels, y)
     i, j = linear_sum_assignment(torch.cdist(x_0, x_1).square().numpy())
