@@ -259,6 +259,7 @@ RECIPES: dict[str, Recipe] = {
         },
         train={"steps": 4000, "batch_size": 256, "lr": 4e-3, "schedule": "cosine"},
         on={
+            "dino": {"options": {"num_steps": 250, "frequencies": 7}, "train": {"steps": 8000}},
             "image": {
                 "options": {"num_steps": 250, "variance": "posterior", "width": 16},
                 "train": {"steps": 1500, "batch_size": 64, "lr": 2e-3, "warmup": 100, "ema": 0.995},

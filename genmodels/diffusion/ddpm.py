@@ -51,8 +51,8 @@ class DDPM(ForwardProcess):
     """A diffusion model of vectors (D,) or images (C, H, W); the network takes (x_t, t, y) and gives `prediction`.
 
     `variance` is sigma_t^2: the posterior's, or beta_t (the paper's two choices, section 3.2). `clip` holds the guess
-    of x_0 in [-1, 1]; by default for images only. `width`, `depth` and `frequencies` describe the network (`time_network`), which `net`
-    replaces.
+    of x_0 in [-1, 1]; by default for images only. `width`, `depth` and `frequencies` describe the network (see
+    `time_network`), which `net` replaces.
     """
 
     sigma: Tensor

@@ -36,7 +36,6 @@ from torch import Tensor, nn
 
 from genmodels.diffusion.ddim import DDIM
 from genmodels.diffusion.ddpm import DDPM
-from genmodels.diffusion.forward_process import times
 from genmodels.errors import UserError
 
 
@@ -99,8 +98,8 @@ class GuidedDDPM(DDIM):
         null = torch.full((len(x_t),), self.null, device=x_t.device)
         if y is None or self.guidance == 0:
             return super().denoise(x_t, t, null if y is None else y)
-        t = times(t, x_t)
-        both = self(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([y, null]))  # (2B, *shape)
+        both_t = torch.cat([t, t]) if isinstance(t, Tensor) and t.ndim > 0 else t
+        both = self(torch.cat([x_t, x_t]), both_t, torch.cat([y, null]))  # (2B, *shape)
         conditional, unconditional = both.chunk(2)
         # Eq. 6. x_0 and v are affine in eps at a given x_t, and the weights sum to 1: it holds for each of the three.
         return self.split((1 + self.guidance) * conditional - self.guidance * unconditional, x_t, t)

@@ -62,8 +62,8 @@ def test_loss_draws_every_time_once_per_example() -> None:
 def test_loss_uses_the_data_range() -> None:
     net = Recorder()
     model = DDPM((1, 2, 2), num_steps=10, net=net)
-    model.loss(torch.ones(3, 1, 2, 2), t=torch.ones(3, dtype=torch.int64), noise=torch.zeros(3, 1, 2, 2))
-    assert net.asked[0][0].mean().item() == pytest.approx(math.sqrt(1 - 0.01), abs=1e-6)  # white is 1, beta_1 = 0.01
+    model.loss(torch.zeros(3, 1, 2, 2), t=torch.ones(3, dtype=torch.int64), noise=torch.zeros(3, 1, 2, 2))
+    assert net.asked[0][0].mean().item() == pytest.approx(-math.sqrt(1 - 0.01), abs=1e-6)  # black is -1
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])

@@ -37,7 +37,7 @@ def test_shuffled_labels_teach_nothing() -> None:
 def test_images_and_units_of_the_inputs() -> None:
     x, y = two_classes(1000, 0)
     x_test, y_test = two_classes(1000, 1)
-    as_images = score(1000 * x.view(-1, 1, 1, 2) + 7, y, 1000 * x_test.view(-1, 1, 1, 2) + 7, y_test)
+    as_images = score(1000 * x.view(-1, 1, 1, 2) + 5000, y, 1000 * x_test.view(-1, 1, 1, 2) + 5000, y_test)
     assert as_images == pytest.approx(score(x, y, x_test, y_test), abs=2e-3)
 
 

@@ -226,15 +226,15 @@ MUTATIONS = [
         KNN,
         "float(d * np.mean",
         "float(np.mean",
-        KNN_TESTS + "test_gaussians_in_the_plane",
+        KNN_TESTS + "test_direction",
         "the dimension is missing",
     ),
     Mutation(
         CLASSIFIER,
         "(x_test - mean) / deviation",
-        "x_test - mean",
+        "x_test / deviation",
         "tests/evaluation/test_classifier.py::test_images_and_units_of_the_inputs",
-        "test inputs are not scaled as the training inputs are",
+        "test inputs are not centred as the training inputs are",
     ),
     Mutation(
         CLASSIFIER,

@@ -103,9 +103,16 @@ MUTATIONS = [
     ),
     Mutation(
         EMBEDDINGS,
-        "sinusoidal_embedding(t * self.scale,",
-        "sinusoidal_embedding(t,",
+        "(t[:1] if shared else t) * self.scale",
+        "(t[:1] if shared else t)",
         EMBEDDINGS_TESTS + "test_time_embedding_is_a_perceptron_on_scaled_sinusoids",
         "the scale is ignored",
+    ),
+    Mutation(
+        EMBEDDINGS,
+        "shared = t.stride(0) == 0",
+        "shared = len(t) > 1",
+        EMBEDDINGS_TESTS + "test_one_time_for_all_is_no_different",
+        "every batch is taken to stand at one time",
     ),
 ]
