@@ -118,7 +118,6 @@ class GPT(GenerativeModel):
         logits = self(x[:, :-1]).transpose(1, 2)  # (B, V, L - 1)
         return -F.cross_entropy(logits, x[:, 1:], reduction="none").sum(dim=1)
 
-    @torch.no_grad()
     def generate(
         self,
         idx: Tensor,
@@ -142,21 +141,22 @@ class GPT(GenerativeModel):
         B, L = idx.shape
         end = L + max_new_tokens
         ids = torch.cat([idx, idx.new_empty(B, max_new_tokens)], dim=1)  # written in place
-        cache = self.transformer.cache(B, min(end, self.context)) if use_cache else None
-        seen = 0  # how many tokens the cache holds
         was_training = self.training
         self.eval()
         try:
-            for i in range(L, end):
-                if cache is not None and i <= self.context:
-                    h = self.features(ids[:, seen:i], cache)
-                    seen = i
-                else:  # the window slides: every token has a new position
-                    h = self.features(ids[:, max(0, i - self.context) : i])
-                logits = F.linear(h[:, -1], self.tokens.weight)  # (B, V): the head for the last position only
-                ids[:, i] = sample_token(
-                    logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, generator=generator
-                )
+            with torch.inference_mode():
+                cache = self.transformer.cache(B, min(end, self.context)) if use_cache else None
+                seen = 0  # how many tokens the cache holds
+                for i in range(L, end):
+                    if cache is not None and i <= self.context:
+                        h = self.features(ids[:, seen:i], cache)
+                        seen = i
+                    else:  # the window slides: every token has a new position
+                        h = self.features(ids[:, max(0, i - self.context) : i])
+                    logits = F.linear(h[:, -1], self.tokens.weight)  # (B, V): the head for the last position only
+                    ids[:, i] = sample_token(
+                        logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, generator=generator
+                    )
         finally:
             self.train(was_training)
         return ids

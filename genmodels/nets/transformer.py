@@ -12,7 +12,7 @@ time of a diffusion model enters in the same way as a learned position: add `Tim
 | symbol | name | shape |
 |---|---|---|
 | q, k, v | q, k, v | (B, H, L, d_h) |
-| keys and values of the past | KVCache.k, KVCache.v | (layers, B, H, T, d_h) |
+| keys and values of the past | KVCache.kv | (2, B, H, T, d_h) a layer |
 
 Where students go wrong: a mask that lets position i see i + 1 trains to a loss near 0 and generates nonsense; a cache
 whose new token is given position 0 agrees with the full pass on the first token only; with absolute positions the
@@ -32,24 +32,24 @@ from genmodels.errors import UserError
 
 
 class KVCache:
-    """Keys and values of the tokens seen so far, in buffers of `capacity` positions that are allocated once."""
+    """Keys and values of the tokens seen so far, in one buffer per layer that is allocated once."""
 
-    def __init__(self, k: Tensor) -> None:
-        self.k, self.v = k, torch.empty_like(k)  # (layers, B, H, T, d_h)
+    def __init__(self, kv: list[Tensor]) -> None:
+        self.kv = kv  # (2, B, H, T, d_h) each
+        self.capacity = kv[0].shape[3]
         self.length = 0
 
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write k and v (B, H, L, d_h) behind the past; returns past and present, (B, H, length + L, d_h)."""
-        end = self.length + k.shape[2]
-        if end > self.k.shape[3]:
-            raise UserError(f"the cache holds {self.k.shape[3]} positions, asked for {end}")
-        self.k[layer, :, :, self.length : end] = k
-        self.v[layer, :, :, self.length : end] = v
-        return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
+    def extend(self, layer: int, kv: Tensor) -> Tensor:
+        """Write kv (2, B, H, L, d_h) behind the past; returns past and present, (2, B, H, length + L, d_h)."""
+        end = self.length + kv.shape[3]
+        if end > self.capacity:
+            raise UserError(f"the cache holds {self.capacity} positions, asked for {end}")
+        self.kv[layer].narrow(3, self.length, kv.shape[3]).copy_(kv)
+        return self.kv[layer].narrow(3, 0, end)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (x_i, x_{i + d_h/2}) of x (B, H, L, d_h) by the angles whose cos and sin are (L, d_h/2)."""
+    """Turn the pairs (x_i, x_{i + d_h/2}) of x (..., L, d_h) by the angles whose cos and sin are (L, d_h/2)."""
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
@@ -83,13 +83,12 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, cache: KVCache | None = None, layer: int = 0) -> Tensor:
         B, L, d = x.shape
         heads = self.qkv(x).view(B, L, 3, self.num_heads, d // self.num_heads)
-        q, k, v = heads.permute(2, 0, 3, 1, 4)  # (B, H, L, d_h) each
+        qkv = heads.permute(2, 0, 3, 1, 4)  # (3, B, H, L, d_h)
         past = 0 if cache is None else cache.length
         if self.rotary:
             cos, sin = self.cos[past : past + L], self.sin[past : past + L]
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        if cache is not None:
-            k, v = cache.extend(layer, k, v)
+            qkv = torch.cat([rotate(qkv[:2], cos, sin), qkv[2:]])
+        q, k, v = qkv if cache is None else (qkv[0], *cache.extend(layer, qkv[1:]))  # (B, H, L or past + L, d_h)
         # A single new token sees all of the past, and without a past `is_causal` says it all: only a later chunk of
         # several tokens needs a mask (is_causal would align it with the first key instead of the last).
         mask = None
@@ -117,10 +116,13 @@ class Block(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor, cache: KVCache | None = None, layer: int = 0) -> Tensor:
-        x = x + F.dropout(self.attention(self.norm_1(x), cache, layer), self.dropout, self.training)
+        x = x + self.drop(self.attention(self.norm_1(x), cache, layer))
         # GPT-2's GELU is the tanh approximation; the exact one differs by up to 5e-4.
-        h = self.down(F.gelu(self.up(self.norm_2(x)), approximate="tanh"))
-        return x + F.dropout(h, self.dropout, self.training)
+        return x + self.drop(self.down(F.gelu(self.up(self.norm_2(x)), approximate="tanh")))
+
+    def drop(self, x: Tensor) -> Tensor:
+        """Dropout on what a part adds to the stream."""
+        return F.dropout(x, self.dropout) if self.dropout and self.training else x
 
 
 class Transformer(nn.Module):
@@ -161,8 +163,8 @@ class Transformer(nn.Module):
     def cache(self, batch: int, capacity: int) -> KVCache:
         """An empty cache for `batch` sequences of up to `capacity` tokens."""
         weight = self.norm.weight
-        shape = (len(self.blocks), batch, self.num_heads, capacity, weight.shape[0] // self.num_heads)
-        return KVCache(torch.empty(shape, device=weight.device, dtype=weight.dtype))
+        shape = (2, batch, self.num_heads, capacity, weight.shape[0] // self.num_heads)
+        return KVCache([torch.empty(shape, device=weight.device, dtype=weight.dtype) for _ in self.blocks])
 
 
 @torch.no_grad()
