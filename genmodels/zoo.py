@@ -224,7 +224,7 @@ RECIPES: dict[str, Recipe] = {
             }
         },
         measure="mode_coverage",
-        bar_source="PacGAN (arXiv:1712.04086): 24.8 of 25 modes; the share within 3σ needs the longer run of benchmarks.quality",
+        bar_source="PacGAN (arXiv:1712.04086): 24.8 of 25 modes; benchmarks.quality trains longer, for the share too",
     ),
     # energy
     "ebm": Recipe(

@@ -30,11 +30,11 @@ def grid(name: str, seed: int, **changes: object) -> tuple[list[Figure], int]:
 
 
 def gan(data_root: str | None, seed: int) -> tuple[list[Figure], int]:
-    return grid("gan", seed, steps=20_000)
+    return grid("gan", seed, steps=16_000)
 
 
 def wgan_gp(data_root: str | None, seed: int) -> tuple[list[Figure], int]:
-    return grid("wgan_gp", seed, steps=5_000)
+    return grid("wgan_gp", seed, steps=8_000)
 
 
 QUALITY = {
