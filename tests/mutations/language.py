@@ -40,8 +40,8 @@ MUTATIONS: list[Mutation] = [
     ),
     Mutation(
         TRANSFORMER,
-        "h = self.down(F.gelu(self.up(self.norm_2(x)), approximate=",
-        "h = self.down(F.gelu(self.up(x), approximate=",
+        "F.gelu(self.up(self.norm_2(x)), approximate=",
+        "F.gelu(self.up(x), approximate=",
         f"{TRANSFORMER_TESTS}::test_block_adds_attention_then_perceptron",
         "the perceptron's norm is left out",
     ),
