@@ -59,8 +59,7 @@ class GaussianMixture(GenerativeModel):
         if num_components < 1:
             raise UserError(f"num_components must be at least 1, got {num_components}")
         self.shape, self.covariance_type, self.reg_covar = tuple(shape), covariance_type, reg_covar
-        self.k, self.d = num_components, math.prod(self.shape)
-        k, d = self.k, self.d
+        k, d = self.k, self.d = num_components, math.prod(self.shape)
         raw_shape = {"full": (k, d, d), "tied": (1, d, d), "diagonal": (k, d), "spherical": (k, 1)}[covariance_type]
         self.logits = nn.Parameter(torch.zeros(k))
         self.mu = nn.Parameter(torch.randn(k, d))  # apart from each other, else gradients could not part them
