@@ -98,7 +98,8 @@ LECTURES: tuple[Lecture, ...] = (
         "Evaluation",
         "evaluation/likelihood evaluation/frechet evaluation/kid evaluation/inception_score "
         "evaluation/precision_recall evaluation/mmd evaluation/c2st evaluation/classifier evaluation/memorisation "
-        "evaluation/knn evaluation/modes evaluation/points evaluation/quadrature evaluation/text",
+        "evaluation/knn evaluation/modes evaluation/points evaluation/quadrature evaluation/text "
+        "evaluation/bernoulli_mixture",
     ),
     Lecture(
         "A23",

@@ -26,7 +26,7 @@ class Recipe:
     data: str
     options: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
-    on: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    on: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     measure: str = ""
     must: float | None = None
     aim: float | None = None
@@ -257,14 +257,14 @@ RECIPES: dict[str, Recipe] = {
             "width": 128,
             "frequencies": 5,
         },
-        train={"steps": 4000, "batch_size": 256, "lr": 4e-3, "schedule": "cosine"},
+        train={"steps": 3000, "batch_size": 256, "lr": 4e-3, "schedule": "cosine"},
         on={
             "dino": {"options": {"num_steps": 250, "frequencies": 7}, "train": {"steps": 8000}},
             "image": {
                 "options": {"num_steps": 250, "variance": "posterior", "width": 16},
                 "train": {"steps": 1500, "batch_size": 64, "lr": 2e-3, "warmup": 100, "ema": 0.995},
                 "measure": "diffusion_images",
-            }
+            },
         },
         measure="knn_kl",
         must=0.09,
@@ -275,7 +275,7 @@ RECIPES: dict[str, Recipe] = {
         model="genmodels.diffusion.ddim:DDIM",
         data="moons",
         options={"num_steps": 1000, "schedule": "cosine", "prediction": "v", "width": 128, "frequencies": 5},
-        train={"steps": 4000, "batch_size": 256, "lr": 4e-3, "schedule": "cosine"},
+        train={"steps": 3000, "batch_size": 256, "lr": 4e-3, "schedule": "cosine"},
         on={
             "image": {
                 "options": {"width": 16},
