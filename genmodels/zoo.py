@@ -291,12 +291,11 @@ RECIPES: dict[str, Recipe] = {
     "guidance": Recipe(
         model="genmodels.diffusion.guidance:GuidedDDPM",
         data="digits",
-        options={"schedule": "cosine", "prediction": "v", "width": 24, "guidance": 0.5},
-        train={"steps": 500, "batch_size": 128, "lr": 2e-3, "warmup": 50, "schedule": "cosine", "ema": 0.99},
+        options={"schedule": "cosine", "prediction": "v", "width": 16, "guidance": 0.5},
+        train={"steps": 600, "batch_size": 128, "lr": 3e-3, "warmup": 50, "schedule": "cosine", "ema": 0.99},
         on={
             "image": {
-                "options": {"width": 16},
-                "train": {"steps": 1500, "batch_size": 64, "warmup": 100, "ema": 0.995},
+                "train": {"steps": 1500, "batch_size": 64, "lr": 2e-3, "warmup": 100, "ema": 0.995},
                 "measure": "diffusion_images",
             }
         },
