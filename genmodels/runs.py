@@ -97,7 +97,7 @@ def model_class(path: str) -> type[GenerativeModel]:
 
 def option_names(path: str) -> list[str]:
     """The keyword arguments that a model's constructor takes, without those that its data gives."""
-    given = ("shape", "num_classes", "vocab_size", "net", "G", "D")
+    given = ("shape", "num_classes", "vocab_size", "net", "G", "D", "encoder", "decoder")
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     signature = inspect.signature(model_class(path))
     return [n for n, p in signature.parameters.items() if p.kind in kinds and n not in given]
