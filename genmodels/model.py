@@ -65,7 +65,9 @@ class HasElbo(Protocol):
 
 @runtime_checkable
 class HasDecoder(Protocol):
-    """A map from codes z to data."""
+    """A map from data to the mean and log-variance of its code, and one from codes z back to data."""
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
 
     def decode(self, z: Tensor) -> Tensor: ...
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from genmodels import files, measures, plotting, runs
 from genmodels.data import Data
-from genmodels.errors import UserError
-from genmodels.model import GenerativeModel, HasLogProb, HasVelocity
+from genmodels.errors import UserError, one_line
+from genmodels.model import GenerativeModel, HasDecoder, HasLogProb, HasVelocity
 from genmodels.zoo import RECIPES
 
 QUICK_SECONDS = 60.0
@@ -81,6 +81,8 @@ def visit(name: str, folder: Path, *, seed: int, device: str, quick: float | Non
         stop.pictures = pictures(run.model, run.data, run.config["data"], run.log)
     except UserError as error:
         stop.error = str(error)
+    except Exception as error:  # one model's fault must not lose the others' figures
+        stop.error = f"{type(error).__name__}: {one_line(error)}"
     return stop
 
 
@@ -111,10 +113,8 @@ def pictures(
                 found.append(plotting.density(values, limits, title="exp(−energy)"))
             if isinstance(model, HasVelocity):
                 found.append(plotting.trajectory(flow_paths(model), title="paths from noise (t = 0) to data (t = 1)"))
-        encode: Any = getattr(model, "encode", None)
-        if encode is not None and data.kind == "image":
-            codes = encode(data.test.to(model.device))
-            mu = codes[0] if isinstance(codes, tuple) else codes
+        if isinstance(model, HasDecoder) and data.kind == "image":
+            mu, _ = model.encode(data.test.to(model.device))
             found.append(plotting.codes(mu, data.test_labels, title="codes of test data, by class"))
     return found
 

@@ -183,9 +183,9 @@ RECIPES: dict[str, Recipe] = {
     "gan": Recipe(
         model="genmodels.gans.gan:GAN",
         data="grid_25",
-        options={"latent": 2},
+        options={"latent": 2, "instance_noise": 1.0, "noise_steps": 3500},
         train={
-            "steps": 8000,
+            "steps": 13000,
             "batch_size": 256,
             "lr": 1e-3,
             "betas": (0.5, 0.99),
@@ -195,7 +195,7 @@ RECIPES: dict[str, Recipe] = {
         },
         on={
             "image": {
-                "options": {"latent": 64, "width": 16, "r1": 1.0},
+                "options": {"latent": 64, "width": 16, "r1": 1.0, "instance_noise": 0.0},
                 "train": {"steps": 3000, "batch_size": 64, "lr": 5e-4, "betas": (0.0, 0.99), "ema": 0.995},
             }
         },

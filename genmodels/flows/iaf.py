@@ -47,6 +47,8 @@ from genmodels.latent.vae import VAE
 
 FORGET = 2.0  # added to s: sigmoid(2) = 0.88, an almost open gate (the paper: between 1 and 2)
 
+FAR = 1e6
+
 
 class InverseAutoregressive(nn.Module):
     """One IAF layer: `inverse`, noise to data, is parallel; `forward`, data to noise, is sequential."""
@@ -67,7 +69,8 @@ class InverseAutoregressive(nn.Module):
             m, s = parameters.unbind(-1)
             log_sigmas.append(F.logsigmoid(s + FORGET))
             sigma = torch.sigmoid(s + FORGET)
-            return (x[:, i] - (1 - sigma) * m) / sigma
+            # Far outside of the data the divisions of D steps overflow: beyond FAR the density is 0 in any arithmetic.
+            return ((x[:, i] - (1 - sigma) * m) / sigma).clamp(-FAR, FAR)
 
         z = self.made.solve(len(x), next_z, context)
         return z, -torch.stack(log_sigmas, dim=-1).sum(-1)

@@ -18,12 +18,15 @@ non-saturating generator maximises log D(G(z)) instead: same fixed point, slope 
 | G(z) | `self.G(z)` | (B, *shape) |
 | logit of D(x) | `logits(x)` | (B,): D = sigmoid(logit) |
 | γ | `r1` | float, weight of the gradient penalty |
+| σ | `blur(x)` | (), deviation of the instance noise at this step |
 
 Data range and time: images in [0, 1], where G ends in a sigmoid; points in natural units, or times `data_scale`.
 
 References: Goodfellow et al. 2014 (arXiv:1406.2661). The R1 penalty γ/2 E_data‖∇D‖² is Mescheder et al. 2018
 (arXiv:1801.04406, eq. 9): without it the two players circle the equilibrium, with it they settle. It is off by
-default. Averaging G's weights over the steps (the trainer's `ema`) removes what circling is left.
+default. Averaging G's weights over the steps (the trainer's `ema`) removes what circling is left. Instance noise
+(Sønderby et al. 2016, arXiv:1610.04490, section 3.2) blurs what D sees, data and samples alike, so that modes which lie
+far apart overlap at first and G is led to all of them; it fades within `noise_steps` steps. Off by default too.
 
 Where students go wrong: log(sigmoid(a)) is −inf at a = −100, `logsigmoid(a)` is −100; D's step must not reach G
 (no graph is built there), and G's step must not leave gradients in D (D is frozen); G must be judged by the D of
@@ -48,8 +51,9 @@ OBJECTIVES = ("non_saturating", "minimax")
 class GAN(GenerativeModel):
     """A generator and a discriminator for points (D,) or images (C, H, W).
 
-    `hidden` are the widths of both perceptrons, `width` the channels of both image networks. Networks of your own
-    may be given: `G` maps (B, latent) to (B, *shape), `D` maps (B, *shape) to (B, 1) or (B,).
+    `hidden` are the widths of both perceptrons, `width` the channels of both image networks.
+    `instance_noise` is the noise's first deviation, in the data's units; after `noise_steps` steps there is none.
+    Networks may be given: `G` maps (B, latent) to (B, *shape), `D` maps (B, *shape) to (B, 1) or (B,).
     """
 
     def __init__(
@@ -60,6 +64,8 @@ class GAN(GenerativeModel):
         *,
         objective: str = "non_saturating",
         r1: float = 0.0,
+        instance_noise: float = 0.0,
+        noise_steps: int = 4000,
         width: int = 32,
         data_scale: float = 1.0,
         G: nn.Module | None = None,
@@ -69,6 +75,9 @@ class GAN(GenerativeModel):
         if objective not in OBJECTIVES:
             raise unknown("objective", objective, OBJECTIVES)
         self.shape, self.latent, self.objective, self.r1 = tuple(shape), latent, objective, r1
+        self.instance_noise, self.noise_steps = instance_noise, noise_steps
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        self.step: Tensor
         self.G = G or generator_network(self.shape, latent, hidden, width=width, data_scale=data_scale)
         self.D = D or discriminator_network(self.shape, hidden, width=width, data_scale=data_scale)
 
@@ -77,6 +86,13 @@ class GAN(GenerativeModel):
         logits: Tensor = self.D(x)
         return logits.reshape(len(x))
 
+    def blur(self, x: Tensor) -> Tensor:
+        """x (B, *shape) with instance noise, whose σ falls by a factor of 50 over `noise_steps` steps, then to 0."""
+        if not self.instance_noise:
+            return x
+        fading = 0.02 ** (self.step / self.noise_steps) * (self.step < self.noise_steps)
+        return x + self.instance_noise * fading * torch.randn_like(x)
+
     def discriminator_loss(self, x: Tensor, *, noise: Tensor | None = None) -> Tensor:
         """−V (eq. 1) at data x (B, *shape) and as many samples, plus the R1 penalty; `noise` is (B, latent).
 
@@ -84,7 +100,8 @@ class GAN(GenerativeModel):
         """
         check_batch(x, self.shape)
         with torch.no_grad():
-            fake = self.G(self._noise(len(x)) if noise is None else noise)  # (B, *shape)
+            fake = self.blur(self.G(self._noise(len(x)) if noise is None else noise))  # (B, *shape)
+        x = self.blur(x)
         if self.r1:
             x = x.detach().requires_grad_()
         real, fake = self.logits(x), self.logits(fake)  # (B,), (B,)
@@ -96,7 +113,7 @@ class GAN(GenerativeModel):
     def generator_loss(self, n: int, *, noise: Tensor | None = None) -> Tensor:
         """What G minimises, over n samples (or those of `noise` (n, latent)); differentiable in G's parameters only."""
         with frozen(self.D):
-            logits = self.logits(self.G(self._noise(n) if noise is None else noise))  # (n,)
+            logits = self.logits(self.blur(self.G(self._noise(n) if noise is None else noise)))  # (n,)
         if self.objective == "minimax":
             return F.logsigmoid(-logits).mean()  # eq. 1: E log(1 − D(G(z)))
         return -F.logsigmoid(logits).mean()  # −E log D(G(z))
@@ -104,6 +121,7 @@ class GAN(GenerativeModel):
     def training_losses(self, x: Tensor, y: Tensor | None = None) -> Iterator[tuple[str, Tensor]]:
         yield "discriminator", self.discriminator_loss(x)
         yield "generator", self.generator_loss(len(x))
+        self.step += 1
 
     def parameter_groups(self) -> dict[str, Iterable[nn.Parameter]]:
         return {"discriminator": self.D.parameters(), "generator": self.G.parameters()}

@@ -131,3 +131,11 @@ def test_cuda() -> None:
     torch.testing.assert_close(model.log_prob(x.cuda()).cpu(), expected)
     torch.testing.assert_close(model.sample(8, noise=x.cuda()).cpu(), drawn)
     torch.testing.assert_close(vae.elbo(x.cuda().sigmoid(), noise.cuda()).cpu(), bound)
+
+
+def test_far_away_the_density_is_small_and_a_number() -> None:
+    """D divisions by small gates overflow there: no nan may come of it, nor may near points notice."""
+    model = randomise(IAF((2,), 6, [16]), scale=3.0).float()
+    log_prob = model.log_prob(torch.tensor([[300.0, -300.0], [-40.0, 90.0], [1e4, 1e4]]))
+    assert log_prob.isfinite().all()
+    assert (log_prob < -100).all()

@@ -281,3 +281,24 @@ def test_cuda_agrees_with_cpu() -> None:
     there = [gan.discriminator_loss(x.cuda(), noise=noise.cuda()), gan.generator_loss(8, noise=noise.cuda())]
     torch.testing.assert_close([t.cpu() for t in there], here)
     assert gan.sample(2).device.type == "cuda"
+
+
+def test_instance_noise_fades_and_is_seen_by_both() -> None:
+    """σ starts where it is told, is a fiftieth at the end, then 0; data and samples get it alike."""
+    model = GAN((2,), hidden=(8,), instance_noise=2.0, noise_steps=100).double()
+    x = torch.zeros(20_000, 2, dtype=torch.float64)
+    for step, sigma in ((0, 2.0), (50, 2.0 * 0.02**0.5), (99, 2.0 * 0.02**0.99), (100, 0.0), (5000, 0.0)):
+        model.step.fill_(step)
+        assert model.blur(x).std().item() == pytest.approx(sigma, rel=0.02)
+    seen: list[torch.Tensor] = []
+    model.D.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model.step.fill_(0)
+    noise = torch.zeros(4000, 2, dtype=torch.float64)
+    model.discriminator_loss(x[:4000], noise=noise)
+    model.generator_loss(4000, noise=noise)
+    for batch in seen:
+        assert batch.std(0).mean().item() == pytest.approx(2.0, rel=0.05)
+    assert len(seen) == 3
+    next(iter(model.training_losses(x[:10])))
+    list(model.training_losses(x[:10]))
+    assert int(model.step) == 1, "one step of both players is one step of the schedule"

@@ -145,4 +145,18 @@ MUTATIONS = [
         GAN_TESTS + "test_images_of_any_size",
         "images leave [0, 1]",
     ),
+    Mutation(
+        "genmodels/gans/gan.py",
+        "        x = self.blur(x)\n",
+        "",
+        "tests/gans/test_gan.py::test_instance_noise_fades_and_is_seen_by_both",
+        "only the samples are blurred, so D can tell by the blur",
+    ),
+    Mutation(
+        "genmodels/gans/gan.py",
+        " * (self.step < self.noise_steps)",
+        "",
+        "tests/gans/test_gan.py::test_instance_noise_fades_and_is_seen_by_both",
+        "the noise never ends",
+    ),
 ]
