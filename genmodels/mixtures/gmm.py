@@ -133,8 +133,8 @@ class GaussianMixture(GenerativeModel):
         return -self.log_prob(x).mean()
 
     @torch.no_grad()
-    def initialize(self, x: Tensor, *, generator: torch.Generator | None = None, rounds: int = 10) -> None:
-        """A start from x (N, *shape): k-means++, a few rounds of k-means, and the clusters' common variances."""
+    def initialize(self, x: Tensor, *, generator: torch.Generator | None = None, starts: int = 5) -> None:
+        """A start from x (N, *shape): k-means++ and a few rounds of k-means, the tightest of `starts` tries."""
         points = self._rows(x)  # (N, D)
         if len(points) < self.k or not bool(points.isfinite().all()):
             raise UserError(f"{self.k} components need at least as many points, all of them finite; got {len(points)}")
@@ -143,8 +143,8 @@ class GaussianMixture(GenerativeModel):
         # Unless one variance serves all coordinates, their units should not matter: count in standard deviations.
         scale = points.new_ones(self.d) if self.covariance_type == "spherical" else points.std(0, correction=0)
         scale = torch.where(scale > 0, scale, 1)  # (D,)
-        seeds = kmeans_plus_plus(points / scale, self.k, generator=generator)
-        count, means, variance = kmeans(points / scale, seeds, rounds)
+        tries = [kmeans_plus_plus(points / scale, self.k, generator=generator) for _ in range(starts)]
+        count, means, variance = min((kmeans(points / scale, t, 10) for t in tries), key=lambda t: float(t[2].sum()))
         means, variance = means * scale, variance * scale.square() + self.reg_covar  # (K, D), (D,)
         if self.covariance_type == "spherical":
             variance = variance.mean(0, keepdim=True)
