@@ -162,8 +162,8 @@ RECIPES: dict[str, Recipe] = {
     "iaf": Recipe(
         model="genmodels.flows.iaf:IAF",
         data="moons",
-        options={"num_layers": 6, "hidden": 64},
-        train=FLOW_TRAIN,
+        options={"num_layers": 8, "hidden": 64},
+        train={**FLOW_TRAIN, "lr": 4e-3},
         on=flow_on_images(num_layers=2, hidden=256),
         measure="nll_gap",
         must=0.05,

@@ -6,10 +6,10 @@ density of a given point needs D steps. Variational inference asks for just that
 points which it has itself drawn. So a Gaussian posterior, followed by a few such layers, becomes as rich as needed
 and keeps the ELBO cheap.
 
-One layer, equations (13)-(14) of the paper, with m, s computed by a masked network from $z_{<i}$ and a context h:
+One layer, equation (10) of the paper, with m, s computed by a masked network from $z_{<i}$ and a context h:
 
-$$\sigma = \mathrm{sigmoid}(s), \qquad x = \sigma \odot z + (1 - \sigma) \odot m, \qquad
-\log\left|\det \frac{\partial x}{\partial z}\right| = \sum_i \log \sigma_i,$$
+$$\sigma = \exp(s), \qquad x = \sigma \odot z + m, \qquad
+\log\left|\det \frac{\partial x}{\partial z}\right| = \sum_i \log \sigma_i = \sum_i s_i,$$
 
 and for the posterior, equations (9)-(11), with $z_0 = \mu + \sigma_0 \odot \epsilon$ from the encoder:
 
@@ -26,7 +26,8 @@ Data: `IAF` vectors (D,) or images in [0, 1] (but its likelihood, and so its tra
 whatever the VAE takes. As in every flow here `forward` goes towards the noise (slow), `inverse` towards the data.
 
 Reference: Kingma et al. 2016, arXiv:1606.04934. We differ: the context is the encoder's own (mu, log-variance)
-instead of further outputs; sigma starts near 0.9, so that layers start near the identity.
+instead of further outputs; the paper's gate $\sigma = \mathrm{sigmoid}(s)$ (eqs. 13-14) suits a posterior but can
+only shrink, which a density cannot do with, so s is a bounded log-scale as in the other flows here (`flow.bounded`).
 
 Where students go wrong: log q takes *minus* the sum of log sigma, since the layers go from noise to z; the KL to the
 prior has no closed form any more, and using the Gaussian's silently ignores the flow.
@@ -39,15 +40,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from genmodels.flows.flow import Flow, Reverse, standard_normal_log_prob, widths
+from genmodels.flows.flow import Flow, Reverse, bounded, standard_normal_log_prob, widths
 from genmodels.flows.maf import MADE
 from genmodels.latent.vae import VAE
 
-FORGET = 2.0  # added to s: sigmoid(2) = 0.88, an almost open gate (the paper: between 1 and 2)
-
-FAR = 1e6
+FAR = 1e6  # noise beyond this has density 0 in any arithmetic
 
 
 class InverseAutoregressive(nn.Module):
@@ -59,35 +57,20 @@ class InverseAutoregressive(nn.Module):
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         m, s = self.made(z, context).unbind(1)
-        sigma = torch.sigmoid(s + FORGET)
-        return sigma * z + (1 - sigma) * m, F.logsigmoid(s + FORGET).sum(-1)  # eq. (14)
+        s = bounded(s)
+        return torch.addcmul(m, z, s.exp()), s.sum(-1)  # eq. (10)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         log_sigmas = []
 
         def next_z(i: int, parameters: Tensor) -> Tensor:
             m, s = parameters.unbind(-1)
-            log_sigmas.append(F.logsigmoid(s + FORGET))
-            sigma = torch.sigmoid(s + FORGET)
-            # Far outside of the data the divisions of D steps overflow: beyond FAR the density is 0 in any arithmetic.
-            return ((x[:, i] - (1 - sigma) * m) / sigma).clamp(-FAR, FAR)
+            log_sigmas.append(bounded(s))
+            # Far from the data, errors grow with each of the D steps: without the clamp inf - inf would give nan.
+            return ((x[:, i] - m) * (-log_sigmas[-1]).exp()).clamp(-FAR, FAR)
 
         z = self.made.solve(len(x), next_z, context)
         return z, -torch.stack(log_sigmas, dim=-1).sum(-1)
-
-
-class Scale(nn.Module):
-    """One learned scale and shift per dimension: IAF's gates only shrink, so something has to be able to widen."""
-
-    def __init__(self, d: int) -> None:
-        super().__init__()
-        self.shift, self.log_scale = nn.Parameter(torch.zeros(d)), nn.Parameter(torch.zeros(d))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return (x - self.shift) * (-self.log_scale).exp(), -self.log_scale.sum().expand(len(x))
-
-    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return z * self.log_scale.exp() + self.shift, self.log_scale.sum().expand(len(z))
 
 
 class IAF(Flow):
@@ -100,7 +83,7 @@ class IAF(Flow):
         layers: list[nn.Module] = []
         for _ in range(num_layers):
             layers += [InverseAutoregressive(d, widths(hidden)), Reverse()]
-        super().__init__(shape, [Scale(d), *layers[:-1]], levels=levels)
+        super().__init__(shape, layers[:-1], levels=levels)
 
 
 class IAFPosterior(nn.Module):

@@ -139,10 +139,10 @@ MUTATIONS = [
     ),
     Mutation(
         IAF,
-        "return sigma * z + (1 - sigma) * m, F",
-        "return sigma * z + sigma * m, F",
+        "return torch.addcmul(m, z, s.exp()), s.sum(-1)",
+        "return torch.addcmul(m, z + m, s.exp()), s.sum(-1)",
         IAF_TESTS + "test_round_trip",
-        "gate of the mean",
+        "the mean is scaled too",
     ),
     Mutation(
         IAF,
