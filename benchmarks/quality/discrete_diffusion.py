@@ -11,9 +11,9 @@ from genmodels.runs import train
 
 
 def mdlm(data_root: str | None, seed: int) -> tuple[list[Figure], int]:
-    """Train both by their recipes; the bound is estimated from 32 stratified maskings of each window."""
-    gpt = train("gpt", data="shakespeare", data_root=data_root, seed=seed)
+    """MDLM by its recipe, the GPT for as many steps; the bound is estimated from 32 stratified maskings a window."""
     run = train("mdlm", data="shakespeare", data_root=data_root, seed=seed)
+    gpt = train("gpt", data="shakespeare", data_root=data_root, seed=seed, steps=run.config["train"]["steps"])
     same = ("steps", "batch_size")
     assert [gpt.config["train"][k] for k in same] == [run.config["train"][k] for k in same]
     assert run.parameters <= gpt.parameters
