@@ -376,7 +376,7 @@ RECIPES: dict[str, Recipe] = {
             "final_lr": 0.02,
             "clip": 1.0,
         },
-        on={"shakespeare": {"options": {"masks": 4}, "train": {"steps": 2500}}},
+        on={"shakespeare": {"options": {"masks": 4}, "train": {"steps": 2000}}},
         measure="char_loss",
         bar_source="a bigram and a trigram counted on the same training text",
     ),
