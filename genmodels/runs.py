@@ -64,6 +64,7 @@ class Run:
     log: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     finished: bool = True
+    picture: Any = None  # samples, as a figure, where the run was kept
 
     @property
     def parameters(self) -> int:
@@ -255,8 +256,8 @@ def _fit(
         losses = {k: v for k, v in trainer.log[-1].items() if k.startswith("loss")} if trainer.log else {}
         facts = {"steps": trainer.step_number, "finished": finished, "seconds": round(trainer.seconds, 3)}
         write_json(kept / "metrics.json", {**facts, "parameters": run.parameters, **losses})
-        picture = sample_picture(model, config["data"], data=data)
-        write_bytes(kept / "samples.png", plotting.png(picture))
+        run.picture = sample_picture(model, config["data"], data=data)
+        write_bytes(kept / "samples.png", plotting.png(run.picture))
     distributed.barrier()  # nobody leaves while the first process still writes
     return run
 

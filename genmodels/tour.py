@@ -78,7 +78,7 @@ def visit(name: str, folder: Path, *, seed: int, device: str, quick: float | Non
             stop.figures = measures.evaluate(run.model, run.data, name, seed=seed)
             metrics = files.read_json(folder / "metrics.json")
             files.write_json(folder / "metrics.json", {**metrics, "evaluation": stop.figures})
-        stop.pictures = pictures(run.model, run.data, run.config["data"], run.log)
+        stop.pictures = [run.picture, *pictures(run.model, run.data, run.log)]
     except UserError as error:
         stop.error = str(error)
     except Exception as error:  # one model's fault must not lose the others' figures
@@ -95,11 +95,9 @@ def summary(stop: Stop) -> str:
     return f"{stop.name:16s} {verdict:7s} {stop.seconds:5.1f} s  {stop.parameters:9,} parameters  {shown}"
 
 
-def pictures(
-    model: GenerativeModel, data: Data, description: Mapping[str, Any], log: list[dict[str, float]]
-) -> list[Figure]:
-    """Samples, the training curve, and whichever of density, latent map and trajectory the model can show."""
-    found = [runs.sample_picture(model, description, data=data)]
+def pictures(model: GenerativeModel, data: Data, log: list[dict[str, float]]) -> list[Figure]:
+    """The training curve, and whichever of density, latent map and trajectory the model can show."""
+    found: list[Figure] = []
     if len(log) > 1:
         found.append(plotting.curves(log, title="training loss"))
     with torch.no_grad():
