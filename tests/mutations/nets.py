@@ -112,7 +112,7 @@ MUTATIONS = [
         EMBEDDINGS,
         "shared = t.stride(0) == 0",
         "shared = len(t) > 1",
-        EMBEDDINGS_TESTS + "test_one_time_for_all_is_no_different",
+        EMBEDDINGS_TESTS + "test_one_time_for_all_is_embedded_like_many",
         "every batch is taken to stand at one time",
     ),
 ]
