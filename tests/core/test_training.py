@@ -108,6 +108,13 @@ def test_ema_is_the_weighted_mean_of_the_path() -> None:
     assert torch.equal(model.w.detach(), path[-1]), "outside of the context the weights in training are back"
 
 
+def test_gradients_do_not_pile_up() -> None:
+    model = Quadratic()
+    trainer(model, steps=5, lr=0.0).run(progress=False)
+    assert model.w.grad is not None
+    assert torch.equal(model.w.grad, torch.tensor([-2.0, -5.0])), "the gradient of one step, w - 3"
+
+
 def test_clipping_bounds_the_gradient() -> None:
     model = Quadratic()
     t = trainer(model, steps=1, clip=0.5)

@@ -23,10 +23,10 @@ MUTATIONS: list[Mutation] = [
     ),
     Mutation(
         "genmodels/training.py",
-        "loss.backward(inputs=parameters if len(self.groups) > 1 else None)",
-        "loss.backward()",
-        f"{TRAINING}::test_one_optimiser_step_per_yielded_loss",
-        "a group's gradient is left to pile up from the other group's loss",
+        "optimizer.zero_grad(set_to_none=True)",
+        "pass",
+        f"{TRAINING}::test_gradients_do_not_pile_up",
+        "gradients of earlier steps are never cleared",
     ),
     Mutation(
         "genmodels/training.py",
@@ -86,10 +86,10 @@ MUTATIONS: list[Mutation] = [
     ),
     Mutation(
         "genmodels/data/images.py",
-        "train.targets.long(), test.targets.long()",
-        "test.targets.long(), test.targets.long()",
-        f"{DATA}::test_real_data",
-        "training images get the test labels",
+        "palette[colour[part]]",
+        "palette[kind[part]]",
+        f"{DATA}::test_digits_and_shapes",
+        "shapes are painted by their form, not by their caption's colour",
     ),
     Mutation(
         "genmodels/measures.py",
