@@ -45,7 +45,7 @@ MUTATIONS = [
         GAUSSIAN,
         "return raw.tril(-1) +",
         "return raw.triu(1) +",
-        f"{T}::test_density_integrates_to_one",
+        f"{T}::test_log_prob_is_the_density_of_its_moments",
         "an upper factor solved as a lower one",
     ),
 ]

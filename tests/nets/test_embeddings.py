@@ -45,6 +45,8 @@ def test_one_time_for_all_is_embedded_like_many() -> None:
     shared = embed(t.expand(5))
     assert shared.shape == (5, 12)
     torch.testing.assert_close(shared, embed(torch.full((5,), 0.7, dtype=torch.float64)))
+    times = torch.tensor([0.1, 0.7, 0.4], dtype=torch.float64)
+    torch.testing.assert_close(embed(times), torch.cat([embed(time[None]) for time in times]))
 
 
 def test_class_embedding_has_a_row_for_no_class() -> None:
