@@ -163,7 +163,7 @@ RECIPES: dict[str, Recipe] = {
         model="genmodels.flows.iaf:IAF",
         data="moons",
         options={"num_layers": 8, "hidden": 64},
-        train={**FLOW_TRAIN, "lr": 4e-3, "steps": 2500},
+        train={**FLOW_TRAIN, "lr": 4e-3},
         on=flow_on_images(num_layers=2, hidden=256),
         measure="nll_gap",
         must=0.05,
@@ -185,7 +185,7 @@ RECIPES: dict[str, Recipe] = {
         data="grid_25",
         options={"latent": 2, "instance_noise": 1.0, "noise_steps": 3500},
         train={
-            "steps": 11000,
+            "steps": 13000,
             "batch_size": 256,
             "lr": 1e-3,
             "betas": (0.5, 0.99),
@@ -346,7 +346,7 @@ RECIPES: dict[str, Recipe] = {
         data="text",
         options={"context": 64, "num_layers": 4, "num_heads": 4, "width": 128},
         train={
-            "steps": 1200,
+            "steps": 1300,
             "batch_size": 12,
             "lr": 3e-3,
             "betas": (0.9, 0.99),
@@ -366,7 +366,7 @@ RECIPES: dict[str, Recipe] = {
         data="text",
         options={"window": 64, "num_layers": 4, "num_heads": 4, "width": 128, "masks": 2},
         train={
-            "steps": 600,
+            "steps": 700,
             "batch_size": 12,
             "lr": 3e-3,
             "betas": (0.9, 0.99),
