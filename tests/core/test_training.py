@@ -93,6 +93,13 @@ def test_schedules() -> None:
     assert TrainSettings(steps=5).lr_factor(4) == 1.0
 
 
+def test_the_schedule_reaches_the_optimiser() -> None:
+    """A quarter of the way through the warm-up, Adam's first step is a quarter of lr."""
+    model = Quadratic()
+    trainer(model, steps=1, lr=0.4, warmup=4).run(progress=False)
+    assert torch.allclose(model.w.detach(), torch.tensor([1.1, -1.9]), atol=1e-5)
+
+
 def test_ema_is_the_weighted_mean_of_the_path() -> None:
     model = Quadratic()
     t = trainer(model, steps=30, lr=0.1, ema=0.8)

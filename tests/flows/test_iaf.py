@@ -130,6 +130,6 @@ def test_cuda() -> None:
 def test_far_away_the_density_is_small_and_a_number() -> None:
     """D steps overflow there: no nan may come of it, nor may near points notice."""
     model = randomise(IAF((2,), 6, [16]), scale=3.0).float()
-    log_prob = model.log_prob(torch.tensor([[300.0, -300.0], [-40.0, 90.0], [1e4, 1e4]]))
+    log_prob = model.log_prob(torch.tensor([[300.0, -300.0], [-40.0, 90.0], [1e4, 1e4], [1e30, -1e30]]))
     assert log_prob.isfinite().all()
     assert (log_prob < -100).all()

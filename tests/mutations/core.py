@@ -105,4 +105,11 @@ MUTATIONS: list[Mutation] = [
         "tests/core/test_tour.py::test_frechet_distance_between_gaussians",
         "the cross term counts once",
     ),
+    Mutation(
+        "genmodels/training.py",
+        "self.base_lr[name] * self.settings.lr_factor(self.step_number)",
+        "self.base_lr[name]",
+        f"{TRAINING}::test_the_schedule_reaches_the_optimiser",
+        "the schedule is computed, but not used",
+    ),
 ]

@@ -165,4 +165,11 @@ MUTATIONS = [
         IAF_TESTS + "test_layers_of_the_posterior_reverse_the_order",
         "posterior's order never reversed",
     ),
+    Mutation(
+        IAF,
+        ".clamp(-FAR, FAR)",
+        "",
+        IAF_TESTS + "test_far_away_the_density_is_small_and_a_number",
+        "overflow far from the data",
+    ),
 ]
