@@ -333,8 +333,11 @@ def nll_gap_of_points(model: GenerativeModel, data: Data, generator: torch.Gener
 
 @measure("transport_w2")
 def transport_w2(model: GenerativeModel, data: Data, generator: torch.Generator) -> list[Measured]:
-    """Squared 2-Wasserstein distance of samples to the test set after one Euler step, and by the adaptive solver."""
-    real = data.test
+    """Squared 2-Wasserstein distance of samples to test points after one Euler step, and by the adaptive solver.
+
+    Up to 5,000 points a side: the exact assignment's cost grows with the cube, and its bias falls with the number.
+    """
+    real = data.test[:5000]
     note = f"{len(real):,} samples against as many test points, exact"
 
     def distance(**how: Any) -> float:
