@@ -1,1 +1,1 @@
-"""The autograder: problem sets written once, graded in isolation, wrong answers diagnosed. Still to come."""
+"""The autograder: problem sets written once, graded in isolation, wrong answers diagnosed."""

@@ -137,7 +137,9 @@ def from_student(value: Any, depth: int = 0) -> Any:
         return tuple(from_student(v, depth + 1) for v in tuple.__iter__(value))
     if kind is dict:
         return {key: from_student(v, depth + 1) for key, v in value.items()}
-    raise BadValue(f"the answer holds a {kind.__name__}; tensors, numbers, strings and tuples or lists of them may come back")
+    raise BadValue(
+        f"the answer holds a {kind.__name__}; tensors, numbers, strings and tuples or lists of them may come back"
+    )
 
 
 def _changed(original: Any, now: Any) -> bool:
