@@ -62,7 +62,7 @@ def _evaluate(namespace: dict[str, Any], request: dict[str, Any], device: str) -
     if wrt is not None:
         arguments[wrt].requires_grad_(True)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device == "cuda" else []):
-        states = random.getstate(), np.random.get_state()
+        states = random.getstate(), np.random.get_state()  # noqa: NPY002
         torch.manual_seed(request["seed"])
         np.random.seed(request["seed"] % 2**32)  # noqa: NPY002  student code may use the legacy generator
         random.seed(request["seed"])
@@ -182,7 +182,8 @@ def load_cells(namespace: dict[str, Any], cells: list[dict[str, Any]]) -> dict[s
     namespace.update({"torch": torch, "np": np, "math": math})
     for name in ("check", "submit", "display"):  # calls of the notebook's helpers in answer cells do nothing here
         namespace.setdefault(name, _nothing)
-    waiting, problems = list(enumerate(cells, 1)), []
+    waiting = list(enumerate(cells, 1))
+    problems: list[str] = []
     while waiting:
         again, problems = [], []
         for number, cell in waiting:
@@ -232,9 +233,10 @@ def _harmless(node: ast.AST) -> bool:
     return False
 
 
-CONSTANT = (ast.Constant, ast.Name, ast.Attribute, ast.Tuple, ast.List, ast.Set, ast.Dict, ast.UnaryOp, ast.BinOp)
-CONSTANT += (ast.IfExp, ast.Compare, ast.BoolOp, ast.Lambda, ast.expr_context, ast.operator, ast.unaryop)
-CONSTANT += (ast.cmpop, ast.boolop)
+CONSTANT: tuple[type[ast.AST], ...] = (
+    *(ast.Constant, ast.Name, ast.Attribute, ast.Tuple, ast.List, ast.Set, ast.Dict, ast.IfExp, ast.expr_context),
+    *(ast.UnaryOp, ast.unaryop, ast.BinOp, ast.operator, ast.BoolOp, ast.boolop, ast.Compare, ast.cmpop),
+)
 CALLABLE = {"torch.device", "torch.cuda.is_available", "math.sqrt", "math.log", "math.exp", "int", "float", "range"}
 
 
@@ -244,8 +246,6 @@ def _constant(node: ast.expr) -> bool:
         if isinstance(part, ast.Call):
             if ast.unparse(part.func) not in CALLABLE:
                 return False
-        elif isinstance(part, ast.Lambda):
-            continue
-        elif not isinstance(part, (*CONSTANT, ast.arguments, ast.arg)):
+        elif not isinstance(part, (*CONSTANT, ast.Lambda, ast.arguments, ast.arg)):
             return False
     return True
