@@ -1,4 +1,4 @@
-"""The student's side: `check("2b")` runs a question's public checks in the notebook, `submit()` writes the zip to hand in.
+"""The student's side: `check("2b")` runs a question's public checks, `submit()` writes the zip to hand in.
 
 Copied into every student zip beside the few modules that it imports; it needs torch and numpy, no network and nothing
 else of the autograder. The reference is not there: its answers at the public inputs were recorded when the zip was
@@ -140,7 +140,7 @@ def write_recorded(recorded: Recorded) -> tuple[bytes, bytes]:
     }
     top = {"name": recorded.name, "title": recorded.title, "release": recorded.release, "written": recorded.written}
     ends = np.cumsum([len(b) for b in buffers], dtype=np.int64)
-    arrays = {"bytes": np.frombuffer(b"".join(buffers), np.uint8), "ends": ends}
+    arrays: dict[str, np.ndarray] = {"bytes": np.frombuffer(b"".join(buffers), np.uint8), "ends": ends}
     text = json.dumps({**top, "questions": questions}, indent=0, ensure_ascii=False) + "\n"
     return text.encode(), _npz(arrays)
 
