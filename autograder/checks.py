@@ -447,6 +447,15 @@ def same_distribution(
     _judge(what, x, lines, "samples")
 
 
+def two_sample_p(x: np.ndarray, y: np.ndarray) -> float:
+    """A bound on the chance that samples (N, D) and (M, D) of one distribution differ as much as these."""
+    worst = 1.0
+    for w in (directions := _directions(x.shape[1])):
+        d, n = _ks_distance(np.sort(x @ w), np.sort(y @ w), None)
+        worst = min(worst, 2 * math.exp(-2 * n * d * d) * len(directions))
+    return worst
+
+
 def _ks_distance(a: np.ndarray, b: np.ndarray | None, cdf: Any) -> tuple[float, float]:
     """Kolmogorov-Smirnov distance of sorted samples, and the number that its tail is reckoned with."""
     n = len(a)

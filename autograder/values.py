@@ -1,8 +1,8 @@
 """What may pass between the grader and student code, and its only encoding: plain values and plain arrays.
 
 A value is None, a bool, an int, a float, a str, a list, a tuple, a dict with str keys, or a numpy array of a
-whitelisted dtype. `encode` turns it into a JSON-able header and raw buffers; `decode` is the only parser of what comes back from
-student code, so it trusts nothing: every cap and type is checked, nothing is executed, nothing is unpickled.
+whitelisted dtype. `encode` turns it into a JSON-able header and raw buffers; `decode` is the only parser of what comes
+back from student code, so it trusts nothing: every cap and type is checked, nothing is executed, nothing is unpickled.
 """
 
 from __future__ import annotations

@@ -1,0 +1,438 @@
+"""Grades submissions: asks the isolated answer and the isolated solution the same things, compares, explains.
+
+This process draws inputs, compares and scores; it runs no student code and imports no torch. A question whose worker
+dies, hangs or floods loses that question alone: the worker is started again for the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from .checks import AnswerError, Compared, Draw, Question, Run, difference, run_question, seed_of, two_sample_p
+from .errors import GraderError
+from .problem_set import ProblemSet, Variant
+from .proxies import Reference, Student
+from .sandbox import Limits, Worker, WorkerFailure, Zygote
+from .submission import read_submission
+
+LOAD_SECONDS = 30.0  # for all cells of a submission together
+CELL_SECONDS = 8.0  # for one cell, where all together did not load
+REFERENCE_SECONDS = 600.0
+
+
+@dataclass
+class QuestionResult:
+    """What a question earned: `parts` are (label, points, possible, lines); `lines` what the student reads first."""
+
+    id: str
+    title: str
+    points: float
+    possible: float
+    parts: list[tuple[str, float, float, list[str]]]
+    lines: list[str]
+    public: bool  # whether the public check passed
+    hint: str | None = None  # the hint of the mistake that was recognised
+    figure: float | None = None  # of the trained-quality question
+    quality: bool = False
+    seconds: float = 0.0
+
+
+@dataclass
+class GradeResult:
+    """A graded submission."""
+
+    problem_set: str
+    level: str
+    hidden: bool  # whether hidden checks were run
+    questions: list[QuestionResult]
+    written: list[tuple[str, float]]  # graded by a person: question and possible points
+    notes: list[str]
+    output: str = ""  # what the submission printed, capped
+    seconds: float = 0.0
+
+    @property
+    def score(self) -> float:
+        return sum(q.points for q in self.questions)
+
+    @property
+    def possible(self) -> float:
+        return sum(q.possible for q in self.questions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able, with score and possible."""
+        return {**dataclasses.asdict(self), "score": self.score, "possible": self.possible}
+
+
+class Clock:
+    """A question's wall clock, which can be stopped."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        return self._end - time.monotonic()
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._end += time.monotonic() - began
+
+
+class Answer:
+    """One submission's code in a worker, started again where it dies."""
+
+    def __init__(self, zygote: Zygote, cells: list[dict[str, Any]]) -> None:
+        self.cells = list(cells)
+        self.problems: list[str] = []
+        self.output = ""
+        self._zygote = zygote
+        self._worker: Worker | None = None
+        self._failed: str | None = None  # why the current question's worker stopped
+        self._hopeless: str | None = None
+
+    def __enter__(self) -> Answer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker and everything that it started."""
+        if self._worker is not None:
+            worker, self._worker = self._worker, None
+            worker.__exit__(None, None, None)
+            self.output = (self.output + worker.output)[-20_000:]
+
+    def begin_question(self) -> None:
+        """Forget that the worker stopped in the question before."""
+        self._failed = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing more can be asked in this question."""
+        return self._failed is not None or self._hopeless is not None
+
+    def request(self, request: dict[str, Any], wall: float) -> dict[str, Any]:
+        """The reply to a request. Errors: AnswerError where the worker stops, or did so before in this question."""
+        if self._failed is not None:
+            raise AnswerError(f"not run: {self._failed}")
+        if self._hopeless is not None:
+            raise AnswerError(self._hopeless)
+        if wall <= 0:
+            raise AnswerError("not run: the question's time was used up")
+        try:
+            return self._started().request(request, wall)
+        except WorkerFailure as failure:
+            self.close()
+            self._failed = str(failure)
+            raise AnswerError(f"{request.get('name', 'the answer')}: {failure}") from None
+
+    def _started(self) -> Worker:
+        if self._worker is not None and self._worker.alive:
+            return self._worker
+        self.close()
+        try:
+            self._load([self.cells], LOAD_SECONDS)
+        except WorkerFailure:
+            self._load_one_by_one()
+        assert self._worker is not None
+        return self._worker
+
+    def _load(self, groups: Iterable[list[dict[str, Any]]], wall: float) -> None:
+        self.close()
+        self._worker = self._zygote.worker()
+        self._worker.__enter__()
+        self.problems = []
+        for cells in groups:
+            reply = self._worker.request({"op": "load", "cells": cells}, wall)
+            self.problems += reply["ok"]["problems"] if "ok" in reply else [str(reply["error"]["message"])]
+
+    def _load_one_by_one(self) -> None:
+        """Find the cells that hang or kill the worker, and do without them."""
+        dropped: list[str] = []
+        keep = list(self.cells)
+        for _ in range(4):
+            done = 0
+            try:
+                self.close()
+                self._worker = self._zygote.worker()
+                self._worker.__enter__()
+                for cell in keep:
+                    self._worker.request({"op": "load", "cells": [cell]}, CELL_SECONDS)
+                    done += 1
+                self._load([keep], LOAD_SECONDS)  # together once more, so that order does not matter
+                self.problems += dropped
+                self.cells = keep
+                return
+            except WorkerFailure as failure:
+                if done < len(keep):
+                    dropped.append(f"cell {keep[done].get('label') or done + 1} is left out: {failure}")
+                    keep.pop(done)
+        self.close()
+        self._hopeless = "the submission's code could not be loaded: " + "; ".join(dropped)[:300]
+        raise AnswerError(self._hopeless)
+
+
+class Grader:
+    """Grades submissions of one problem set; keeps the warm zygote, the reference's answers and the mistakes' traces.
+
+    secret: bytes that the hidden seeds derive from; without it, those of the set's build, else fresh ones.
+    """
+
+    def __init__(
+        self,
+        problem_set: ProblemSet,
+        *,
+        device: str = "cpu",
+        level: str | None = None,
+        secret: bytes | None = None,
+        zygote: Zygote | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.ps = problem_set
+        self.notes: list[str] = []
+        self._own = zygote is None
+        self.zygote = zygote or Zygote(level, device, limits or Limits())
+        self._entered = False
+        self._memory: dict[str, Any] = {}
+        self._traces: dict[tuple[int, int], Run] = {}
+        self._solution: Answer | None = None
+        self._secret = secret if secret is not None else self._found_secret()
+
+    def __enter__(self) -> Grader:
+        if self._own:
+            self.zygote.__enter__()
+        self._solution = Answer(self.zygote, self.ps.solution_cells())
+        if self.zygote.level == "public":
+            self.notes.append("public checks only: this machine offers no isolation that hidden checks may run under")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._solution is not None:
+            self._solution.close()
+        if self._own:
+            self.zygote.__exit__(kind, error, tb)
+
+    def _found_secret(self) -> bytes:
+        path = secret_path(self.ps)
+        if path.is_file():
+            return bytes.fromhex(path.read_text("ascii").strip())
+        self.notes.append("no build of this set was found: hidden seeds were drawn for this run alone")
+        return secrets.token_bytes(16)
+
+    def forget(self) -> None:
+        """Drop the answers that are remembered: a run over many seeds would keep them all."""
+        self._memory.clear()
+
+    def public_seeds(self, q: Question) -> list[int]:
+        """The seeds of the public check, known to all."""
+        return public_seeds(self.ps.name, q)
+
+    def hidden_seeds(self, q: Question) -> list[int]:
+        """The seeds of the hidden check, which nobody knows without the secret."""
+        return [seed_of(self._secret.hex(), self.ps.name, q.id, i) for i in range(q.seeds)]
+
+    def grade(self, path: Path | str) -> GradeResult:
+        """Grade a file. Never raises for what is in it: a submission that cannot be read scores 0, with a line."""
+        start = time.monotonic()
+        try:
+            names = {q.id: list(q.names) for q in self.ps.questions.values()}
+            submission = read_submission(Path(path), names)
+        except GraderError as error:
+            return self._result([self.nothing(q, str(error)) for q in self.ps.questions.values()], [str(error)], start)
+        with Answer(self.zygote, submission.cells) as answer:
+            results = [self.grade_question(q, answer) for q in self.ps.questions.values()]
+            notes = [*submission.problems, *answer.problems]
+        result = self._result(results, notes, start)
+        result.output = answer.output
+        return result
+
+    def _result(self, questions: list[QuestionResult], notes: list[str], start: float) -> GradeResult:
+        written = [(w.id, w.points) for w in self.ps.written]
+        level = self.zygote.level
+        seconds = time.monotonic() - start
+        return GradeResult(
+            self.ps.name, level, level != "public", questions, written, self.notes + notes, seconds=seconds
+        )
+
+    def nothing(self, q: Question, line: str) -> QuestionResult:
+        """A question that earned nothing, for one reason."""
+        return QuestionResult(q.id, q.title, 0.0, q.points, [("", 0.0, q.points, [line])], [line], False)
+
+    def grade_question(self, q: Question, answer: Answer, seeds: list[int] | None = None) -> QuestionResult:
+        """Run a question's check at its public and hidden seeds, and explain what went wrong."""
+        start = time.monotonic()
+        answer.begin_question()
+        public = self.public_seeds(q)
+        if seeds is None:
+            seeds = public + (self.hidden_seeds(q) if self.zygote.level != "public" and not q.quality else [])
+        runs: list[tuple[int, Run]] = []
+        clock = Clock(q.seconds)
+        for seed in seeds:
+            runs.append((seed, self.run(q, answer, seed, clock)))
+            if answer.stopped:
+                break
+        result = combine(q, [r for _, r in runs])
+        result.public = all(part.passed for seed, r in runs if seed in public for part in r.parts)
+        for seed, run in runs:
+            if any(not c.passed for c in run.compared):
+                if variant := self.recognise(q, run, seed):
+                    result.hint = variant.text
+                    result.lines.insert(0, variant.text)
+                break
+        result.seconds = time.monotonic() - start
+        return result
+
+    def run(self, q: Question, answer: Answer, seed: int, clock: Clock) -> Run:
+        """One run of a check at one seed; what the solution takes is not the student's time."""
+
+        def solution(request: dict[str, Any]) -> dict[str, Any]:
+            assert self._solution is not None
+            with clock.stopped():
+                self._solution.begin_question()
+                return self._solution.request(request, REFERENCE_SECONDS)
+
+        student = Student(lambda request: answer.request(request, clock.left()), seed)
+        return run_question(q, student, Reference(self._memory, solution, seed), Draw(seed))
+
+    def recognise(self, q: Question, run: Run, seed: int) -> Variant | None:
+        """The mistake that gives what the student gave in the comparisons that failed, if there is one."""
+        best: tuple[float, Variant | None] = (0.0, None)
+        if any(not c.passed and isinstance(c.value, str) and unwritten(c.value) for c in run.compared):
+            return None
+        for i, variant in enumerate(self.ps.mistakes):
+            if variant.question == q.id:
+                if (i, seed) not in self._traces:
+                    with Answer(self.zygote, self.ps.variant_cells(variant)) as answer:
+                        self._traces[i, seed] = self.run(q, answer, seed, Clock(q.seconds))
+                score = likeness(run.compared, self._traces[i, seed].compared)
+                if score > best[0]:
+                    best = score, variant
+        return best[1]
+
+
+def public_seeds(name: str, q: Question) -> list[int]:
+    """The seeds of a question's public check."""
+    return [seed_of(name, q.id, "public")]
+
+
+def secret_path(ps: ProblemSet) -> Path:
+    """Where `autograder build` keeps the set's secret; never in a zip that students get."""
+    return Path(os.environ.get("AUTOGRADER_BUILD", "build")) / ps.name / "secret"
+
+
+def unwritten(line: str) -> bool:
+    """Whether an answer's failure says that there is no answer yet."""
+    return "not written yet" in line or "is not defined: its cell" in line
+
+
+def likeness(student: list[Compared], mistake: list[Compared]) -> float:
+    """How well a mistake explains what the student gave: 0 if not at all.
+
+    Counted over the comparisons that failed for the student: the mistake must fail there too, with the same value. What
+    it explains counts for it, what it does not explain, and where it alone fails, against it.
+    """
+    trace = {c.key: c for c in mistake}
+    explained = missed = 0.0
+    for c in student:
+        other = trace.get(c.key)
+        if c.passed:
+            missed += 0.25 if other is not None and not other.passed else 0.0
+        elif other is not None and not other.passed and same_value(c, other):
+            explained += 0.1 if c.value is None else 1.0
+        else:
+            missed += 1.0
+    return explained / (explained + missed) if explained else 0.0
+
+
+def same_value(a: Compared, b: Compared) -> bool:
+    """Whether two answers to the same comparison are the same wrong answer."""
+    if a.alike == "samples" and b.alike == "samples":
+        x, y = a.value, b.value
+        return x.shape[1:] == y.shape[1:] and len(x) >= 20 and len(y) >= 20 and two_sample_p(x, y) > 1e-3
+    return equal(a.value, b.value)
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Equal values to 1e-6 of their scale, NaN and infinities in the same places."""
+    if isinstance(a, (tuple, list)) or isinstance(b, (tuple, list)):
+        both = isinstance(a, (tuple, list)) and isinstance(b, (tuple, list))
+        return both and len(a) == len(b) and all(map(equal, a, b))
+    if isinstance(a, dict) or isinstance(b, dict):
+        return (
+            isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+        )
+    if any(v is None or isinstance(v, (str, dict)) for v in (a, b)):
+        return type(a) is type(b) and a == b
+    x, y = np.asarray(a), np.asarray(b)
+    if x.shape != y.shape or x.dtype.kind not in "biufc" or y.dtype.kind not in "biufc":
+        return False
+    odd = ~np.isfinite(y)
+    if not np.array_equal(x[odd], y[odd], equal_nan=True) or not np.isfinite(x[~odd]).all():
+        return False
+    scale = float(np.abs(y[~odd]).max()) if (~odd).any() else 0.0
+    return (scale == 0.0 and not x[~odd].any()) or not difference(np.where(odd, 0, x), np.where(odd, 0, y), "", 1e-6)
+
+
+def combine(q: Question, runs: list[Run]) -> QuestionResult:
+    """The parts of all seeds: a part counts as much as at its worst seed."""
+    order: list[str] = []
+    possible: dict[str, float] = {}
+    points: dict[str, float] = {}
+    lines: dict[str, list[str]] = {}
+    for run in runs:
+        for p in run.parts:
+            if p.label not in order:
+                order.append(p.label)
+            if p.label:
+                possible[p.label] = p.possible
+            points[p.label] = min(points.get(p.label, p.points), p.points)
+            lines.setdefault(p.label, [])
+            lines[p.label] += [line for line in p.lines if line not in lines[p.label]][: 4 if not lines[p.label] else 0]
+    for run in runs:  # a run that ended early lost the parts that it did not reach
+        seen = {p.label for p in run.parts}
+        for label in possible:
+            if label not in seen:
+                points[label] = 0.0
+    if "" in order:
+        possible[""] = max(q.points - sum(v for k, v in possible.items() if k), 0.0)
+        whole = all(p.passed for run in runs for p in run.parts if not p.label)
+        points[""] = possible[""] if whole else 0.0
+    parts = [(label, points[label], possible[label], lines[label]) for label in order]
+    said = [line for label, got, most, text in parts if got < most or not most for line in text]
+    figures = [run.figure for run in runs if run.figure is not None]
+    total = min(sum(p[1] for p in parts), q.points)
+    return QuestionResult(
+        q.id, q.title, total, q.points, parts, said, False, figure=figures[0] if figures else None, quality=q.quality
+    )
+
+
+def grade(problem_set: ProblemSet, path: Path | str, **options: Any) -> GradeResult:
+    """Grade one submission; the options are those of Grader."""
+    with Grader(problem_set, **options) as grader:
+        return grader.grade(path)
+
+
+def write_json(result: GradeResult, path: Path) -> None:
+    """Write a result at once or not at all."""
+    temporary = path.with_name(path.name + ".part")
+    with open(temporary, "w", encoding="utf-8") as handle:
+        json.dump(result.to_dict(), handle, indent=1)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(temporary, path)
