@@ -114,8 +114,8 @@ class ProblemSet:
 
 
 def loads(cell: Cell) -> bool:
-    """Whether a code cell is part of an answer's code: all but the setup cell and the calls of check()."""
-    return not {"setup", "check", "submit"} & set(cell.tags)
+    """Whether a code cell is part of an answer's code: all but the calls of check() and submit()."""
+    return not {"check", "submit"} & set(cell.tags)
 
 
 def _loadable(cell: Cell, source: str) -> dict[str, Any]:
