@@ -146,6 +146,9 @@ def run_question(q: Question, student: Any, reference: Any, draw: Draw) -> Run:
     return run
 
 
+MISFITS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+
+
 @contextlib.contextmanager
 def _catching(run: Run, part: Part) -> Iterator[None]:
     try:
@@ -155,6 +158,13 @@ def _catching(run: Run, part: Part) -> Iterator[None]:
         part.lines.extend(error.lines)
         if isinstance(error, AnswerError):
             run.compared.append(Compared(run.key("error"), error.lines[0], False))
+    except (
+        MISFITS
+    ) as error:  # the check took the answer apart, and it has another form; the audit sees a check's own bugs
+        line = f"the answer has not the form that the question asks for ({type(error).__name__}: {error})"
+        part.passed = False
+        part.lines.append(" ".join(line.split())[:400])
+        run.compared.append(Compared(run.key("error"), part.lines[-1], False))
 
 
 @contextlib.contextmanager

@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from .checks import AnswerError, Compared, Draw, Part, Question, Run, difference, questions_of, run_question
+from .checks import AnswerError, Compared, Draw, Question, Run, questions_of, run_question
+from .diagnosis import likeness, unwritten
 from .errors import GraderError
 from .proxies import Reference, Student
 from .submission import MAX_FILE, STUB, Submission, defined_names, read_submission
@@ -293,37 +294,32 @@ def _report(q: Question, head: str, runs: list[Run], recorded: Recorded) -> Repo
         same = [run.parts[i] for run in runs if i < len(run.parts)]
         worst = min(same, key=lambda p: p.points)
         points += worst.points
-        passed = all(p.passed for p in same)
-        label = first.label or ("correct" if passed else "not yet")
+        passed = all(p.passed and p.points >= p.possible for p in same)
+        label = first.label or ("all of it" if len(runs[0].parts) == 1 else "the rest")
         label += f" ({worst.points:g} of {first.possible:g})" if first.possible else ""
-        lines = [line for p in same for line in p.lines][:4]
-        hint = "" if passed else _hint(q, runs, recorded, worst)
-        report.rows.append((passed, label, [*([f"Hint: {hint}"] if hint else []), *dict.fromkeys(lines)]))
+        report.rows.append((passed, label, list(dict.fromkeys(line for p in same for line in p.lines))[:4]))
     report.good = all(passed for passed, _, _ in report.rows)
+    hint = "" if report.good else _hint(q, runs, recorded)
+    if hint:
+        report.rows.insert(0, (False, hint, []))
     verdict = "public checks passed" if report.good else "public checks"
     report.heading = f"{head}: {verdict}, {points:g} of {q.points:g} points"
     return report
 
 
-def _hint(q: Question, runs: list[Run], recorded: Recorded, part: Part) -> str:
-    """The hint of the mistake that gives, at the same inputs, the value that the student gave."""
-    prefix = f"{part.label}/"
+def _hint(q: Question, runs: list[Run], recorded: Recorded) -> str:
+    """The hint of the mistake that gives, at the same inputs, what the student gave; as the grader finds it."""
+    best, hint = 0.0, ""
     for run, seed in zip(runs, recorded.seeds[q.id], strict=True):
-        failed = [c for c in run.compared if not c.passed and c.key.startswith(prefix)]
-        for compared in failed[:1]:
-            for mistake in recorded.mistakes[q.id]:
-                if mistake["seed"] == seed and compared.key in mistake["values"]:
-                    value, alike = mistake["values"][compared.key]
-                    if same_value(compared, value, alike):
-                        return str(mistake["hint"])
-    return ""
-
-
-def same_value(compared: Compared, value: Any, alike: str) -> bool:
-    """Whether a student's value is the one that a mistake gives."""
-    if alike != "exact" or compared.value is None or value is None:
-        return False
-    return not difference(compared.value, value, "")
+        if any(not c.passed and isinstance(c.value, str) and unwritten(c.value) for c in run.compared):
+            return ""
+        for mistake in recorded.mistakes[q.id]:
+            if mistake["seed"] == seed:
+                trace = [Compared(key, value, False, alike) for key, (value, alike) in mistake["values"].items()]
+                score = likeness(run.compared, trace)
+                if score > best:
+                    best, hint = score, str(mistake["hint"])
+    return hint
 
 
 def _backend(namespace: dict[str, Any]) -> Any:
