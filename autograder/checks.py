@@ -160,7 +160,7 @@ def _catching(run: Run, part: Part) -> Iterator[None]:
             run.compared.append(Compared(run.key("error"), error.lines[0], False))
     except (
         MISFITS
-    ) as error:  # the check took the answer apart, and it has another form; the audit sees a check's own bugs
+    ) as error:  # the check took apart an answer of another form; the audit sees bugs of the check
         line = f"the answer has not the form that the question asks for ({type(error).__name__}: {error})"
         part.passed = False
         part.lines.append(" ".join(line.split())[:400])
