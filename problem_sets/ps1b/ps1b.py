@@ -429,8 +429,8 @@ plot_variances()
 #
 # The divergence is not negative: $\log t \le t - 1$ for $t > 0$, so
 # $-\mathrm{KL} = \mathbb E_q\big[\log \tfrac{p(z \mid x)}{q(z)}\big]
-# \le \mathbb E_q\big[\tfrac{p(z \mid x)}{q(z)} - 1\big] = \int_{q > 0} p(z \mid x)\, dz - 1 \le 0$. (Jensen's inequality for
-# the concave logarithm does as well.) Hence $\mathrm{ELBO}(q) \le \log p(x)$.
+# \le \mathbb E_q\big[\tfrac{p(z \mid x)}{q(z)} - 1\big] = \int_{q > 0} p(z \mid x)\, dz - 1 \le 0$. (Jensen's
+# inequality for the concave logarithm does as well.) Hence $\mathrm{ELBO}(q) \le \log p(x)$.
 #
 # **2.** $\log t = t - 1$ only at $t = 1$, so equality holds if and only if $q(z) = p(z \mid x)$ almost everywhere. In
 # 3b it cannot be tight (for $K \ge 2$): in the posterior the classes depend on the means, and the classes of two points
