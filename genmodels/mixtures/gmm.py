@@ -219,7 +219,8 @@ class GaussianMixture(GenerativeModel):
         best: tuple[list[float], dict[str, Tensor]] = [math.inf], {}
         for _ in range(max(1, n_init)):
             if n_init > 0:
-                self.initialize(x, generator=generator)
+                # several starts should differ, and the tightest of five would often be the same
+                self.initialize(x, generator=generator, starts=5 if n_init == 1 else 1)
             losses: list[float] = []
             while len(losses) < max_iter and (len(losses) < 2 or losses[-2] - losses[-1] >= tol):
                 losses.append(float(self.fit_step(x)))
