@@ -419,7 +419,7 @@ def network(params, point):
 @alternative("4c", "the loss as -log of a sigmoid; gradients set to 0 after the update, and before the first pass")
 def train_network(params, points, labels, lr, steps):
     losses = []
-    for p in parameters_of(params):  # noqa: F821  given in the notebook
+    for p in parameters_of(params):
         p.grad = 0.0
     for _ in range(steps):
         terms = []
@@ -427,7 +427,7 @@ def train_network(params, points, labels, lr, steps):
             terms.append(-(1 / (1 + (-label * network(params, point)).exp())).log())
         loss = sum(terms) * (1 / len(terms))
         backward(loss)
-        for p in parameters_of(params):  # noqa: F821  given in the notebook
+        for p in parameters_of(params):
             p.data = p.data - lr * p.grad
             p.grad = 0.0
         losses.append(loss.data)
@@ -439,13 +439,13 @@ def train_network(params, points, labels, lr, steps):
     losses = []
     for _ in range(steps):
         total = 0.0
-        for p in parameters_of(params):  # noqa: F821  given in the notebook
+        for p in parameters_of(params):
             p.grad = 0.0
         for point, label in zip(points, labels, strict=True):
             term = (1 + (network(params, point) * (-label)).exp()).log() / len(points)
             backward(term)
             total += term.data
-        for p in parameters_of(params):  # noqa: F821  given in the notebook
+        for p in parameters_of(params):
             p.data -= lr * p.grad
         losses.append(total)
     return losses

@@ -320,7 +320,7 @@ for _ in range(steps):
     params = [p.detach().requires_grad_() for p in params]
     output = (points @ params[0].T + params[1]).tanh() @ params[2] + params[3]
     loss = torch.nn.functional.softplus(-labels * output).mean()
-    losses.append(float(loss))
+    losses.append(loss.item())
     params = [p - lr * g for p, g in zip(params, torch.autograd.grad(loss, params))]
 return losses, torch.cat([p.detach().flatten() for p in params])
 """

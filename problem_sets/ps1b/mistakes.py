@@ -118,7 +118,7 @@ def elbo(x, mean, log_std, prior_std, noise_std):
 
 @mistake(
     "3a",
-    "The Gaussian's normalising constant, with its 2 pi, is missing: without it the bound cannot be held against log p(x).",
+    "The Gaussian's normalising constant, with its 2 pi, is missing: without it the bound bounds nothing.",
 )
 def elbo(x, mean, log_std, prior_std, noise_std):
     fit = right_fit(x, mean, log_std, noise_std) + x.numel() * HALF_LOG_TWO_PI

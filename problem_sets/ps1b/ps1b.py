@@ -11,8 +11,15 @@
 # ---
 
 # %% tags=["setup"]
-import math
+import torch
 
+device = "cuda" if torch.cuda.is_available() else "cpu"
+
+# %%
+import math
+from collections.abc import Callable
+
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch import Tensor
@@ -37,11 +44,6 @@ from torch import Tensor
 # All logarithms are natural, so every bound is in **nats**. Widths are stored as `log_std` $= \log s$, since a number
 # that may take any value is what an optimiser wants; the standard deviation is `log_std.exp()`, the variance
 # `(2 * log_std).exp()`.
-
-# %%
-from collections.abc import Callable
-
-import matplotlib.pyplot as plt
 
 # %% [markdown]
 # ## 3a. The ELBO where everything is known (5 points)
