@@ -3,8 +3,8 @@
     magic (4 bytes) | header length (u32) | body length (u64) | header | body
     header = {"nonce": text, "value": header of `values.encode`, "sizes": [bytes of each buffer]}
 
-The grader never trusts a byte that it reads: both lengths are capped before anything is allocated, the sizes must add up
-to the body, the nonce must be that of the request it has just sent, and `values.decode` is the only parser of what is
+The grader trusts no byte that it reads: both lengths are capped before anything is allocated, the sizes must add up to
+the body, the nonce must be that of the request it has just sent, and `values.decode` is the only parser of what is
 inside. Nothing is pickled. A frame that breaks a rule is a ChannelError, and the worker that wrote it is done for.
 """
 

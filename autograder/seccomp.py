@@ -1,10 +1,10 @@
 """A seccomp filter that takes from student code the system calls that an answer never needs.
 
-It is a list of what is refused, since torch, BLAS and the C library need a different hundred calls on every system. No new
-process and no program, no sockets, no shared memory outside of a process, no tracing, no namespaces or mounts, no kernel
-interfaces with a history of holes; signals only to itself. `write=False` also refuses whatever changes a file system, so
-that no file can be written even where the kernel has no Landlock. Calls that are newer than this table do not exist for
-student code. A refused call fails with EPERM, so that Python says PermissionError.
+It is a list of what is refused, since torch, BLAS and the C library need a different hundred calls on every system. No
+new process and no program, no sockets, no memory shared between processes, no tracing, no namespaces or mounts, no
+kernel interfaces with a history of holes; signals only to itself. `write=False` also refuses whatever changes a file
+system, so that no file can be written even where the kernel has no Landlock. Calls newer than this table do not exist
+for student code. A refused call fails with EPERM, so that Python says PermissionError.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import errno
 import os
 import platform
 import sys
+from collections.abc import Mapping
 
 # name: (x86_64, aarch64); None where that architecture has no such call
 CALLS: dict[str, tuple[int | None, int | None]] = {
@@ -109,7 +110,7 @@ def program(pid: int, write: bool) -> list[tuple[int, int, int, int]]:
     """The filter's instructions for the process `pid`."""
     column, architecture = ARCHITECTURES[platform.machine()]
 
-    def number(table: dict[str, tuple[int | None, int | None]], name: str) -> int | None:
+    def number(table: Mapping[str, tuple[int | None, int | None]], name: str) -> int | None:
         return table[name][column]
 
     def argument(i: int) -> list[tuple[int, int, int, int]]:
@@ -147,7 +148,7 @@ def program(pid: int, write: bool) -> list[tuple[int, int, int, int]]:
         checks["open"] = [*argument(1), (ANY_BIT, 1, 0, WRITE_FLAGS), *deny_flags]
         checks["openat"] = [*argument(2), (ANY_BIT, 1, 0, WRITE_FLAGS), *deny_flags]
     for name, check in checks.items():
-        call = number(CHECKED, name)  # type: ignore[arg-type]
+        call = number(CHECKED, name)
         if call is not None:
             code += [(EQUAL, 0, len(check), call), *check]
     return [*code, (RETURN, 0, 0, ALLOW)]
