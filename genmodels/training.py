@@ -281,7 +281,9 @@ class Trainer:
 
 
 def _decay_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay is for matrices; biases, gains and other vectors are left alone."""
+    """Weight decay is for matrices; biases, gains and other vectors are left alone. One group where there is none."""
+    if weight_decay == 0:
+        return [{"params": parameters, "weight_decay": 0.0}]
     matrices = [p for p in parameters if p.ndim >= 2]
     vectors = [p for p in parameters if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
