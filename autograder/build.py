@@ -11,11 +11,14 @@ from __future__ import annotations
 import ast
 import base64
 import binascii
+import contextlib
 import functools
 import hashlib
 import io
 import json
+import os
 import re
+import secrets
 import sys
 import zipfile
 import zlib
@@ -111,7 +114,8 @@ def build(problem_set: ProblemSet, out: Path, *, in_place: bool = True) -> Built
     packed = pack(student_files(problem_set, record(problem_set)))
     if len(packed) > MAX_ZIP:
         raise GraderError(f"{built.student_zip.name} would be {len(packed) >> 20} MB; at most {MAX_ZIP >> 20} may be")
-    found = leaks(packed, problem_set)
+    secret = secret_file(out).read_text("ascii").strip()
+    found = leaks(packed, problem_set, [secret, bytes.fromhex(secret)])
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise GraderError(f"{built.student_zip.name} would give something away: {found[0]}{more}")
@@ -121,6 +125,15 @@ def build(problem_set: ProblemSet, out: Path, *, in_place: bool = True) -> Built
     if in_place:
         (problem_set.folder / f"{name}.ipynb").write_text(text, "utf-8")
     return built
+
+
+def secret_file(out: Path) -> Path:
+    """The file of the secret that the hidden seeds derive from; made once, kept until it is deleted for a new term."""
+    path = out / "secret"
+    if not path.is_file():
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as handle:
+            handle.write(secrets.token_hex(16) + "\n")
+    return path
 
 
 def out_of_step(problem_set: ProblemSet) -> str:
@@ -377,7 +390,7 @@ MAX_NESTING = 5
 BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{16,}={0,2}")
 
 
-def leaks(archive: bytes | Path, problem_set: ProblemSet, secrets: Iterable[str | bytes] = ()) -> list[str]:
+def leaks(archive: bytes | Path, problem_set: ProblemSet, hidden: Iterable[str | bytes] = ()) -> list[str]:
     """One line for each thing in a student zip that gives a solution, a mistake's code or a secret away.
 
     Looks into every file, and inside of each into JSON strings, attachments and other base64, compressed streams and
@@ -385,7 +398,7 @@ def leaks(archive: bytes | Path, problem_set: ProblemSet, secrets: Iterable[str 
     """
     data = archive.read_bytes() if isinstance(archive, Path) else archive
     needles = _needles(problem_set)
-    raw_secrets = [s.encode() if isinstance(s, str) else s for s in secrets]
+    raw_secrets = [s.encode() if isinstance(s, str) else s for s in hidden]
     for secret in list(raw_secrets):
         raw_secrets += [secret.hex().encode(), secret[::-1]]
     found: dict[str, None] = {}
@@ -447,6 +460,8 @@ def _needles(problem_set: ProblemSet) -> dict[bytes, str]:
                 block = []
             elif "END SOLUTION" in line and block is not None:
                 add(block, f"a line of the solution of {id}")
+                for sentence in re.split(r"(?<=[.;:?])\s", " ".join(block)) if cell.kind == "markdown" else ():
+                    add([sentence], f"a sentence of the solution of {id}")
                 block = None
             elif block is not None:
                 block.append(line)
@@ -490,13 +505,16 @@ def _unfolded(data: bytes, depth: int = 0) -> Iterator[bytes]:
                 inner.append(zlib.decompressobj(mode).decompress(data[position:], 8 << 20))
             except zlib.error:
                 continue
-    for run in BASE64.findall(data) if len(data) < 4 << 20 else []:
-        for decode in (base64.b64decode, base64.urlsafe_b64decode):
-            try:
-                inner.append(decode(run.rstrip(b"=")[: len(run.rstrip(b"=")) // 4 * 4]))
-            except (binascii.Error, ValueError):
-                continue
-    for piece in inner:
+    bare = _bare(data)
+    runs = set(BASE64.findall(data)) if len(data) < 4 << 20 else set()
+    runs |= {bare} if BASE64.fullmatch(bare) else set()  # broken into lines, as pictures in notebooks are
+    for run in runs:
+        text = run.rstrip(b"=").translate(bytes.maketrans(b"-_", b"+/"))
+        for shift in range(4):  # what stands before it may be of the same letters
+            cut = text[shift:]
+            with contextlib.suppress(binascii.Error, ValueError):
+                inner.append(base64.b64decode(cut + b"=" * (-len(cut) % 4) if len(cut) % 4 != 1 else cut[:-1]))
+    for piece in set(inner):
         if len(piece) >= MIN_BLOCK:
             yield from _unfolded(piece, depth + 1)
 
