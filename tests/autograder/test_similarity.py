@@ -239,3 +239,14 @@ def test_report_of_files(tmp_path: Path) -> None:
 
 def test_constants_are_those_of_the_docstring() -> None:
     assert f"K + WINDOW - 1 = {K + WINDOW - 1} tokens" in (similarity.__doc__ or "").replace("\n", " ")
+
+
+def test_docstrings_and_comments_are_no_tokens_and_lines_count_on() -> None:
+    source = 'def f(x):\n    """One\n    two."""\n    # three\n    y = """a\n"""\n    return r"z"  # w\n'
+    assert [t for t in tokens(source) if t[1] > 1] == [
+        ("name", 5),
+        ("=", 5),
+        ("string", 5),
+        ("return", 7),
+        ("string", 7),
+    ]
