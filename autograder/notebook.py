@@ -251,7 +251,7 @@ def check(question: str | None = None) -> None:
     if question is None:
         _show(Report(f"Which question? check({next(iter(questions))!r}); there are: {', '.join(questions)}"))
     elif str(question) not in questions:
-        close = difflib.get_close_matches(str(question), questions, n=1, cutoff=0.3)
+        close = difflib.get_close_matches(str(question).lower(), questions, n=1, cutoff=0.6)
         hint = f"did you mean check({close[0]!r})?" if close else f"there are: {', '.join(questions)}"
         _show(Report(f"There is no check for question {question!r}; {hint}"))
     else:
