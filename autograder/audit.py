@@ -3,12 +3,20 @@ alternative passes, each attack gains nothing, and students get nothing that the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import atexit
+import dataclasses
+import multiprocessing
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from .build import build, out_of_step
 from .checks import Question, seed_of
+from .errors import GraderError
 from .grade import Answer, Grader, QuestionResult
-from .problem_set import Variant
+from .problem_set import ProblemSet, Variant, load
 
 
 @dataclass
@@ -42,38 +50,32 @@ HEADER = f"{'':4s} {'question':34s} starter  solution caught  hinted   alternati
 MIN_MISTAKES, MIN_ALTERNATIVES = 5, 2
 
 
-def audit_questions(
-    grader: Grader, only: list[str] | None = None, seeds: int = 1, say: Callable[[str], None] = lambda line: None
-) -> list[Row]:
-    """Grade starter, solution, every mistake and every alternative; `seeds` further seeds for the alternatives."""
+def audit_question(grader: Grader, q: Question, seeds: int = 1) -> Row:
+    """Grade the starter, the solution, every mistake and every alternative of a question."""
     ps = grader.ps
-    rows = []
-    with Answer(grader.zygote, ps.starter_cells()) as starter, Answer(grader.zygote, ps.solution_cells()) as solution:
-        for q in ps.questions.values():
-            if only and q.id not in only:
-                continue
-            row = Row(q)
-            rows.append(row)
-            row.starter = grader.grade_question(q, starter).points
-            if row.starter:
-                row.problems.append(f"the starter earns {row.starter:g}")
-            result = grader.grade_question(q, solution)
-            row.solution = result.points
-            if row.solution < q.points:
-                row.problems.append(f"the solution earns {row.solution:g} of {q.points:g}: {first(result)}")
-            for variant in [v for v in ps.mistakes if v.question == q.id]:
-                _mistake(grader, q, variant, row)
-            for variant in [v for v in ps.alternatives if v.question == q.id]:
-                _alternative(grader, q, variant, row, seeds)
-            if row.mistakes < MIN_MISTAKES or row.alternatives < MIN_ALTERNATIVES:
-                row.problems.append(
-                    f"{MIN_MISTAKES} mistakes and {MIN_ALTERNATIVES} alternatives are wanted, "
-                    f"and there are {row.mistakes} and {row.alternatives}"
-                )
-            say(row.line())
-            for problem in row.problems:
-                say(f"       {problem}")
-    return rows
+    row = Row(q)
+    with Answer(grader.zygote, ps.starter_cells()) as starter:
+        row.starter = grader.grade_question(q, starter).points
+    if row.starter:
+        row.problems.append(f"the starter earns {row.starter:g}")
+    with Answer(grader.zygote, ps.solution_cells()) as solution:
+        result = grader.grade_question(q, solution)
+    row.solution = result.points
+    if row.solution < q.points:
+        row.problems.append(f"the solution earns {row.solution:g} of {q.points:g}: {first(result)}")
+    asked = grader.remembered()
+    for variant in [v for v in ps.mistakes if v.question == q.id]:
+        _mistake(grader, q, variant, row)
+    if grader.remembered() > asked:
+        row.problems.append("the reference is asked what depends on the student's answers: it can't be recorded")
+    for variant in [v for v in ps.alternatives if v.question == q.id]:
+        _alternative(grader, q, variant, row, seeds)
+    if row.mistakes < MIN_MISTAKES or row.alternatives < MIN_ALTERNATIVES:
+        row.problems.append(
+            f"{MIN_MISTAKES} mistakes and {MIN_ALTERNATIVES} alternatives are wanted, "
+            f"and there are {row.mistakes} and {row.alternatives}"
+        )
+    return row
 
 
 def first(result: QuestionResult) -> str:
@@ -82,7 +84,7 @@ def first(result: QuestionResult) -> str:
 
 
 def _mistake(grader: Grader, q: Question, variant: Variant, row: Row) -> None:
-    """A mistake must lose points at every seed, and its own hint must come first."""
+    """A mistake must lose points, already in the public check, and its own hint must come first."""
     row.mistakes += 1
     name = f"mistake at {variant.file}:{variant.line}"
     with Answer(grader.zygote, grader.ps.variant_cells(variant)) as answer:
@@ -122,20 +124,79 @@ def _alternative(grader: Grader, q: Question, variant: Variant, row: Row, seeds:
         row.passed += 1
 
 
-@dataclass
-class AttackRow:
-    """One attack: what it gained beyond an empty answer, and what was seen outside of the worker."""
+_GRADER: Grader | None = None  # of this process, while it audits
 
-    name: str
-    what: str
-    score: float
-    effects: list[str]
-    seconds: float
 
-    @property
-    def ok(self) -> bool:
-        return self.score == 0 and not self.effects
+def _prepare(folder: Path, level: str | None) -> None:
+    """Start a process that audits: load the set, warm a zygote."""
+    global _GRADER
+    _GRADER = Grader(load(folder), level=level)
+    _GRADER.__enter__()
+    atexit.register(_GRADER.__exit__, None, None, None)
 
-    def line(self) -> str:
-        verdict = "ok" if self.ok else "FAILS " + "; ".join(self.effects)
-        return f"{self.name[:30]:30s} {self.what[:56]:56s} {self.score:>4g}  {self.seconds:5.1f} s  {verdict}"
+
+def _audit_one(id: str, seeds: int) -> tuple[str, Row]:
+    assert _GRADER is not None
+    row = audit_question(_GRADER, _GRADER.ps.question(id), seeds)
+    return id, dataclasses.replace(row, question=dataclasses.replace(row.question, run=_gone))  # functions don't pickle
+
+
+def _gone(student: object, reference: object, draw: object) -> None:
+    """Stands for a check where only its row travels."""
+
+
+def audit_questions(
+    ps: ProblemSet,
+    *,
+    level: str | None = None,
+    only: Sequence[str] | None = None,
+    seeds: int = 1,
+    jobs: int = 1,
+    say: Callable[[str], None] = print,
+) -> list[Row]:
+    """The rows of the questions, audited in `jobs` processes, said in order as they come."""
+    ids = [ps.question(id).id for id in only] if only else list(ps.questions)
+    context = multiprocessing.get_context("spawn")
+    rows = []
+    with ProcessPoolExecutor(min(jobs, len(ids)), context, _prepare, (ps.folder, level)) as pool:
+        for future in [pool.submit(_audit_one, id, seeds) for id in ids]:
+            _, row = future.result()
+            rows.append(row)
+            say(row.line())
+            for problem in row.problems:
+                say(f"       {problem}")
+    return rows
+
+
+def audit(
+    ps: ProblemSet,
+    *,
+    level: str | None = None,
+    only: Sequence[str] | None = None,
+    seeds: int = 1,
+    attacks: bool = True,
+    jobs: int = 1,
+    say: Callable[[str], None] = print,
+) -> bool:
+    """The whole proof of a problem set, said line by line; whether everything holds."""
+    say(f"{ps.name}: {len(ps.questions)} graded questions, {len(ps.written)} written, {ps.points:g} points")
+    say(HEADER)
+    rows = audit_questions(ps, level=level, only=only, seeds=seeds, jobs=jobs, say=say)
+    mistakes, hinted = sum(r.mistakes for r in rows), sum(r.hinted for r in rows)
+    caught, passed = sum(r.caught for r in rows), sum(r.passed for r in rows)
+    say(
+        f"mistakes caught {caught}/{mistakes}, told by their own hint {hinted}/{mistakes}; "
+        f"alternatives with full marks {passed}/{sum(r.alternatives for r in rows)}"
+    )
+    ok = all(r.ok for r in rows)
+    if line := out_of_step(ps):
+        say(f"FAILS {line}")
+        ok = False
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            build(ps, Path(scratch), in_place=False)  # fails where the student zip would give something away
+            say("student zip: builds, and holds no solution, no mistake's code, no hidden seed")
+        except GraderError as error:
+            say(f"FAILS {error}")
+            ok = False
+    return ok

@@ -238,6 +238,10 @@ class Grader:
         """Drop the answers that are remembered: a run over many seeds would keep them all."""
         self._memory.clear()
 
+    def remembered(self) -> int:
+        """How many of the solution's answers are remembered."""
+        return len(self._memory)
+
     def public_seeds(self, q: Question) -> list[int]:
         """The seeds of the public check, known to all."""
         return public_seeds(self.ps.name, q)
