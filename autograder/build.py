@@ -441,16 +441,16 @@ def _needles(problem_set: ProblemSet) -> dict[bytes, str]:
     visible = {line.strip() for cell in problem_set.cells for line in starter(cell).splitlines()}
     needles: dict[bytes, str] = {}
 
-    def add(lines: list[str], what: str) -> None:
+    def add(lines: list[str], what: str, whole: bool = True) -> None:
         lines = [line.strip() for line in lines]
         hidden = [line for line in lines if line and line not in visible]
-        block = _bare("".join(lines).encode())
-        if hidden and len(block) >= MIN_BLOCK:
-            needles.setdefault(block, what)
         for line in hidden:
             bare = _bare(line.encode())
-            if len(bare) >= MIN_LINE:
+            if len(bare) >= MIN_LINE and not bare.endswith(b":"):  # the head of a loop gives nothing away
                 needles.setdefault(bare, f"{what}: {line[:60]!r}")
+        block = _bare("".join(lines).encode())
+        if whole and hidden and len(block) >= MIN_BLOCK:
+            needles.setdefault(block, what)
 
     for cell in problem_set.cells:
         id = cell.tagged("answer") or cell.tagged("written") or ""
@@ -461,16 +461,17 @@ def _needles(problem_set: ProblemSet) -> dict[bytes, str]:
             elif "END SOLUTION" in line and block is not None:
                 add(block, f"a line of the solution of {id}")
                 for sentence in re.split(r"(?<=[.;:?])\s", " ".join(block)) if cell.kind == "markdown" else ():
-                    add([sentence], f"a sentence of the solution of {id}")
+                    add([sentence], f"a sentence of the solution of {id}", whole=False)
                 block = None
             elif block is not None:
                 block.append(line)
+    shown = _bare("\n".join(starter(cell) for cell in problem_set.cells).encode())
     for kind in ("mistakes", "alternatives"):
         path = problem_set.folder / f"{kind}.py"
-        text = path.read_text("utf-8") if path.is_file() else ""
-        lines = [line for line in text.splitlines() if not re.match(r"\s*(@|def |class |import |from |#|\"\"\")", line)]
-        for line in lines:
-            add([line], f"a line of {path.name}")
+        for line in path.read_text("utf-8").splitlines() if path.is_file() else []:
+            header = re.match(r"\s*(@|def |class |import |from |#|\"\"\")", line)
+            if not header and _bare(line.encode()) not in shown:  # they share lines with the starter's own code
+                add([line], f"a line of {path.name}", whole=False)
     # hints are shown to students: they are part of the recorded answers
     hints = _bare(" ".join(m.text for m in problem_set.mistakes).encode())
     return {needle: what for needle, what in needles.items() if needle not in hints}
