@@ -138,7 +138,7 @@ def cover(root: str, holes: Sequence[str]) -> list[str]:
 
 
 def preload_for(source: str) -> tuple[str, ...]:
-    """What to preload for one submission alone: what its text mentions, so that a cold start imports nothing in vain."""
+    """What to preload for one submission alone: what it mentions, so that a cold start imports nothing in vain."""
     words = {"scipy": ("scipy.special", "scipy.stats"), "matplotlib": ("matplotlib.pyplot",)}
     words |= {
         "optim": ("torch._dynamo",),
@@ -472,7 +472,8 @@ class Worker:
         try:
             if self._waits(self._reply):
                 raise WorkerFailure(self._death("answered out of turn: bytes that nobody had asked for"), "channel")
-            return plain_reply(self._exchange(data, nonce, self.limits.wall if wall is None else wall))
+            reply = self._exchange(data, nonce, self.limits.wall if wall is None else wall)
+            return plain_reply(reply, request.get("op"))
         except channel.ChannelError as error:
             failure = WorkerFailure(f"the answer's process {error}", "channel")
         except WorkerFailure as error:
@@ -615,14 +616,19 @@ class Worker:
         self.close()
 
 
-def plain_reply(reply: Any) -> dict[str, Any]:
-    """A reply with exactly the fields that it may have. Errors: ChannelError."""
+def plain_reply(reply: Any, op: Any = None) -> dict[str, Any]:
+    """A reply with exactly the fields that one to `op` may have: student code can forge it. Errors: ChannelError."""
+
+    def texts(value: Any, longest: int) -> bool:
+        return type(value) is list and all(type(text) is str and len(text) <= longest for text in value)
+
     if type(reply) is dict and set(reply) == {"error"} and type(reply["error"]) is dict:
         error = reply["error"]
         if set(error) == {"type", "message", "where"} and all(type(text) is str for text in error.values()):
             return {"error": {key: text[:1000] for key, text in error.items()}}
-    if type(reply) is dict and set(reply) == {"ok", "mutated"}:
-        names = reply["mutated"]
-        if type(names) is list and all(type(name) is str and len(name) < 100 for name in names):
+    if type(reply) is dict and set(reply) == {"ok", "mutated"} and texts(reply["mutated"], 100):
+        ok = reply["ok"]
+        loaded = type(ok) is dict and set(ok) == {"names", "problems"} and all(texts(v, 5000) for v in ok.values())
+        if op != "load" or loaded:
             return reply
     raise channel.ChannelError("sent a malformed frame: it holds no reply")

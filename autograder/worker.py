@@ -221,6 +221,8 @@ class _Zygote:
         confine.limit_resources(limits, None if cuda or not confine.LINUX else self.mapped, threads)
         if order["uid"] is not None:
             confine.become(order["uid"], self.keep)
+        elif confine.LINUX:
+            confine.drop_rights()
         if confine.LINUX:
             confine.prctl(confine.DUMPABLE, 0)
             confine.prctl(confine.NO_NEW_PRIVS, 1)
