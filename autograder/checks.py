@@ -158,9 +158,7 @@ def _catching(run: Run, part: Part) -> Iterator[None]:
         part.lines.extend(error.lines)
         if isinstance(error, AnswerError):
             run.compared.append(Compared(run.key("error"), error.lines[0], False))
-    except (
-        MISFITS
-    ) as error:  # the check took apart an answer of another form; the audit sees bugs of the check
+    except MISFITS as error:  # the check took apart an answer of another form; the audit sees bugs of the check
         line = f"the answer has not the form that the question asks for ({type(error).__name__}: {error})"
         part.passed = False
         part.lines.append(" ".join(line.split())[:400])
@@ -478,11 +476,13 @@ def _ks_distance(a: np.ndarray, b: np.ndarray | None, cdf: Any) -> tuple[float, 
 
 
 def _directions(d: int) -> np.ndarray:
-    """The coordinate axes, and a few fixed directions that see what the axes do not (correlations, rotations)."""
+    """Unit vectors (M, D): the axes, and what sees dependence that no axis shows: diagonals of pairs, some oblique."""
     if d == 1:
         return np.ones((1, 1))
-    oblique = Draw(seed_of("directions", d)).normal(min(2 * d, 8), d)
-    return np.concatenate([np.eye(d)[:32], oblique / np.linalg.norm(oblique, axis=1, keepdims=True)])
+    pairs = [(i, j) for i in range(min(d, 5)) for j in range(i)]
+    diagonals = [(np.eye(d)[i] + sign * np.eye(d)[j]) / math.sqrt(2) for i, j in pairs for sign in (1, -1)]
+    oblique = Draw(seed_of("directions", d)).normal(4, d)
+    return np.concatenate([np.eye(d)[:32], diagonals, oblique / np.linalg.norm(oblique, axis=1, keepdims=True)])
 
 
 def _columns(x: Any, what: str) -> np.ndarray:

@@ -34,7 +34,7 @@ def _build(arguments: argparse.Namespace) -> int:
         print(line or f"{ps.name}.ipynb is in step with {ps.name}.py")
         return 1 if line else 0
     out = arguments.out or Path(os.environ.get("AUTOGRADER_BUILD", "build")) / ps.name
-    built = build.build(ps, out)
+    built = build.build(ps, out, jobs=os.cpu_count() or 1)
     secret = bytes.fromhex(build.secret_file(out).read_text("ascii").strip())
     gradescope_zip = gradescope.make_gradescope_zip(ps, out / f"{ps.name}_gradescope.zip", secret)
     for path, what in (
@@ -53,10 +53,10 @@ def _grade(arguments: argparse.Namespace) -> int:
     from .grade import grade, write_json
     from .problem_set import load
 
-    path = Path(arguments.submission)
+    ps, path = load(arguments.problem_set), Path(arguments.submission)
     if not path.exists():
         raise GraderError(f"{path}: there is no such file")
-    result = grade(load(arguments.problem_set), path, device=arguments.device, level=arguments.level)
+    result = grade(ps, path, device=arguments.device, level=arguments.level)
     if arguments.out:
         write_json(result, Path(arguments.out))
     if arguments.json:

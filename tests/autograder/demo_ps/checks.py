@@ -5,7 +5,7 @@ import numpy as np
 from autograder.checks import compare, expect, part, question
 
 
-@question("1a", points=4, names=["gaussian_mle"], title="A Gaussian's maximum likelihood", seconds=10, seeds=2)
+@question("1a", points=4, names=["gaussian_mle"], title="A Gaussian's maximum likelihood", seconds=6, seeds=2)
 def gaussian_mle(student, reference, draw):
     x = draw.normal(50, 3, scale=2.0)
     mean, variance = student.gaussian_mle(x)
@@ -16,7 +16,7 @@ def gaussian_mle(student, reference, draw):
         compare(variance, expected_variance, "the variance")
 
 
-@question("1b", points=3, names=["logsumexp"], title="Log-sum-exp", seconds=10, seeds=2)
+@question("1b", points=3, names=["logsumexp"], title="Log-sum-exp", seconds=6, seeds=2)
 def logsumexp(student, reference, draw):
     a = draw.normal(6, 4)
     compare(student.logsumexp(a), reference.logsumexp(a), "log-sum-exp")
@@ -25,7 +25,7 @@ def logsumexp(student, reference, draw):
         compare(student.logsumexp(large), reference.logsumexp(large), "log-sum-exp of large values")
 
 
-@question("1c", points=3, names=["Layer"], title="A layer", seconds=10, seeds=1)
+@question("1c", points=3, names=["Layer"], title="A layer", seconds=6, seeds=1)
 def layer(student, reference, draw):
     x = draw.normal(5, 400)
     body = "layer = Layer(400, 50)\nreturn layer(x), layer.weight"
