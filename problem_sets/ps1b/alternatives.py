@@ -100,7 +100,7 @@ def cavi_sweep(x, m, s2, prior_std):
     phi = Categorical(logits=log_density).probs
     p, points = phi.cpu().numpy(), x.cpu().numpy()
     precision = 1 / prior_std**2 + p.sum(axis=0)
-    means = np.stack([np.linalg.solve(c * np.eye(points.shape[1]), r @ points) for c, r in zip(precision, p.T)])  # noqa: B905
+    means = np.stack([np.linalg.solve(c * np.eye(points.shape[1]), p[:, k] @ points) for k, c in enumerate(precision)])
     return phi, torch.from_numpy(means).to(x.device), torch.from_numpy(1 / precision).to(x.device)
 
 

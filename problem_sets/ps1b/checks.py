@@ -6,10 +6,13 @@ that integrates polynomials without an error.
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 
 from autograder.checks import compare, monotone, part, question
+
+Array = np.ndarray[Any, Any]
 
 # Three-point Gauss-Hermite with its weights 1/6, 2/3, 1/6 as repetitions: the plain mean of a polynomial of degree 5 or
 # less over these six nodes is its expectation under N(0, 1).
@@ -18,7 +21,7 @@ GRID = np.array(list(itertools.product(NODES, NODES)))  # (36, 2), the same for 
 
 
 @question("3a", points=5, names=["gaussian_kl", "elbo"], title="The ELBO where everything is known", seconds=10)
-def exact_elbo(student, reference, draw):
+def exact_elbo(student: Any, reference: Any, draw: Any) -> None:
     q_and_p = [draw.normal(6, 3), draw.normal(6, 3, scale=0.5), draw.normal(6, 3), draw.normal(6, 3, scale=0.5)]
     with part("KL of Gaussians", 2):
         compare(student.gaussian_kl(*q_and_p), reference.gaussian_kl(*q_and_p), "the KL")
@@ -47,7 +50,7 @@ return tuple(torch.stack(each) for each in zip(*trace))
 """
 
 
-def bound_of(x, phi, m, s2, prior_std):
+def bound_of(x: Array, phi: Array, m: Array, s2: Array, prior_std: float) -> float:
     """The ELBO of the Bayesian mixture, as in the notebook."""
     d, k = x.shape[1], len(m)
     squared = ((x[:, None] - m) ** 2).sum(-1) + d * s2
@@ -57,7 +60,7 @@ def bound_of(x, phi, m, s2, prior_std):
 
 
 @question("3b", points=5, names=["cavi_sweep"], title="Coordinate ascent for a Bayesian mixture", seconds=10)
-def cavi(student, reference, draw):
+def cavi(student: Any, reference: Any, draw: Any) -> None:
     x, m, s2 = draw.normal(40, 3, scale=1.5), draw.normal(4, 3), draw.uniform(0.2, 1.5, 4)
     prior_std = float(draw.uniform(0.6, 0.9))
     want_phi, want_m, want_s2 = reference.cavi_sweep(x, m, s2, prior_std)
@@ -92,14 +95,14 @@ REPARAM = "return reparam_gradient(log_joint, mean, log_std, eps)"
 SCORE = "return score_gradient(log_joint, mean, log_std, mean + log_std.exp() * eps, baseline)"
 
 
-def logistic_case(draw, samples):
+def logistic_case(draw: Any, samples: int) -> dict[str, Any]:
     """A posterior that is not normal, q and its noise."""
     labels = 2 * draw.bernoulli(0.5, 12) - 1
     case = {"features": draw.normal(12, 3), "labels": labels, "mean": draw.normal(3), "eps": draw.normal(samples, 3)}
     return {**case, "log_std": draw.normal(3, scale=0.4)}
 
 
-def quadratic_case(draw):
+def quadratic_case(draw: Any) -> tuple[dict[str, Any], tuple[Array, Array]]:
     """A normal posterior, q, and the exact gradient of the ELBO in mean and log_std."""
     case = {"precision": draw.spd(2), "centre": draw.normal(2), "mean": draw.normal(2), "log_std": draw.normal(2)}
     case["log_std"] = 0.4 * case["log_std"]
@@ -108,7 +111,7 @@ def quadratic_case(draw):
 
 
 @question("3c", points=4, names=["reparam_gradient"], title="The reparameterised gradient", seconds=10)
-def reparameterised(student, reference, draw):
+def reparameterised(student: Any, reference: Any, draw: Any) -> None:
     case = logistic_case(draw, 5)
     want = reference.script(LOGISTIC + REPARAM, **case)
     gradients = student.script(LOGISTIC + REPARAM, **case)
@@ -129,7 +132,7 @@ def log_joint(z):  # steps: there is no derivative to be had
 
 
 @question("3d", points=4, names=["score_gradient"], title="The score-function gradient", seconds=10)
-def score_function(student, reference, draw):
+def score_function(student: Any, reference: Any, draw: Any) -> None:
     with part("without a baseline", 1):
         case = {**logistic_case(draw, 6), "baseline": False}
         compare(student.script(LOGISTIC + SCORE, **case), reference.script(LOGISTIC + SCORE, **case), "the gradients")
@@ -159,7 +162,7 @@ return gradient_variance(estimator, log_joint, mean, log_std, eps)
 
 
 @question("3e", points=3, names=["gradient_variance"], title="The variance of a gradient estimate", seconds=10)
-def variances(student, reference, draw):
+def variances(student: Any, reference: Any, draw: Any) -> None:
     case = {"mean": draw.normal(3), "log_std": draw.normal(3, scale=0.3), "curvature": draw.uniform(0.5, 2.0, 3)}
     with part("over repetitions", 2):
         eps = draw.normal(20, 4, 3)
@@ -203,7 +206,7 @@ NUMBERS = [
 
 
 @question("4a", points=4, names=["Value"], title="Values and their local derivatives", seconds=10)
-def value(student, reference, draw):
+def value(student: Any, reference: Any, draw: Any) -> None:
     point = {"x": -float(draw.uniform(0.4, 1.6)), "y": float(draw.uniform(1.7, 2.9))}
     parts = {"+, - and *": ARITHMETIC, "/ and **": DIVISION, "functions": FUNCTIONS, "plain numbers": NUMBERS}
     for label, lines in parts.items():
@@ -275,7 +278,7 @@ return float(leaf.grad)
 
 
 @question("4b", points=5, names=["backward"], title="The backward pass", seconds=10)
-def backward(student, reference, draw):
+def backward(student: Any, reference: Any, draw: Any) -> None:
     signs = 2 * draw.bernoulli(0.5, 8, 3) - 1
     weights, skip = signs * draw.uniform(0.5, 1.5, 8, 3), draw.bernoulli(0.5, 8)
     with part("shared nodes", 1.5):
@@ -327,7 +330,7 @@ return losses, torch.cat([p.detach().flatten() for p in params])
 
 
 @question("4c", points=4, names=["network", "train_network"], title="A network trained by your engine", seconds=20)
-def network(student, reference, draw):
+def network(student: Any, reference: Any, draw: Any) -> None:
     upper = draw.bernoulli(0.5, 10)
     angle = draw.uniform(0.0, math.pi, 10)
     moons = np.stack([np.cos(angle), np.sin(angle)], 1) * (2 * upper - 1)[:, None]  # two half moons, one upside down

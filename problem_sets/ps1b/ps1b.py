@@ -415,10 +415,12 @@ plot_variances()
 # posterior is.
 #
 # 1. Show that $\log p(x) - \mathrm{ELBO}(q) = \mathrm{KL}(q(z) \,\|\, p(z \mid x))$, and conclude that the ELBO is a
-#    lower bound of the evidence. Prove that a KL divergence is never negative; do not just say it.
+#    lower bound of the evidence. (1e proves that a KL divergence is not negative; so do its lines for densities.)
 # 2. When is the bound tight? For the mixture of 3b, can it be tight with the mean-field family? Say why or why not.
 # 3. Suppose the model's parameters $\theta$ are trained by raising the ELBO, too. Explain in two or three sentences
 #    why the result may differ from maximum likelihood.
+# 4. Show that subtracting a baseline leaves the expectation of the score-function gradient of 3d as it is, if $b_j$
+#    does not depend on $z_j$. Where does your proof fail if $b_j$ contains $f(z_j)$?
 
 # %% [markdown] tags=["written:3f", "points:5"]
 # <!-- BEGIN SOLUTION -->
@@ -429,27 +431,35 @@ plot_variances()
 # = \log p(x) - \mathbb E_q\Big[\log \frac{q(z)}{p(z \mid x)}\Big]
 # = \log p(x) - \mathrm{KL}(q(z) \,\|\, p(z \mid x)) .$$
 #
-# The divergence is not negative: $\log t \le t - 1$ for $t > 0$, so
-# $-\mathrm{KL} = \mathbb E_q\big[\log \tfrac{p(z \mid x)}{q(z)}\big]
-# \le \mathbb E_q\big[\tfrac{p(z \mid x)}{q(z)} - 1\big] = \int_{q > 0} p(z \mid x)\, dz - 1 \le 0$. (Jensen's
-# inequality for the concave logarithm does as well.) Hence $\mathrm{ELBO}(q) \le \log p(x)$.
+# A KL divergence is not negative, hence $\mathrm{ELBO}(q) \le \log p(x)$ for every $q$.
 #
-# **2.** $\log t = t - 1$ only at $t = 1$, so equality holds if and only if $q(z) = p(z \mid x)$ almost everywhere. In
-# 3b it cannot be tight (for $K \ge 2$): in the posterior the classes depend on the means, and the classes of two points
-# depend on each other through them, while $q$ makes all factors independent. (Also, the posterior is a mixture over all
-# $K^N$ assignments, and is the same under any relabelling of the components, whereas each $q(\mu_k)$ is one Gaussian.)
+# **2.** A KL divergence is 0 only between equal densities: the bound is tight if and only if $q(z) = p(z \mid x)$
+# almost everywhere. In 3b it cannot be tight (for $K \ge 2$): in the posterior the classes depend on the means, and the
+# classes of two points depend on each other through them, while $q$ makes all factors independent. (Also, the posterior
+# is a mixture over all $K^N$ assignments, and is the same under any relabelling of the components, whereas each
+# $q(\mu_k)$ is one Gaussian.)
 #
 # **3.** Raising $\mathrm{ELBO}(\theta, q) = \log p_\theta(x) - \mathrm{KL}(q \,\|\, p_\theta(z \mid x))$ in $\theta$
 # raises the evidence *or* lowers the gap. Where the family of $q$ is too small, it pays to choose a $\theta$ whose
 # posterior is easy to approximate even if its evidence is lower; the result is biased towards models that make $q$ look
 # good. Only if the gap can be closed for each $\theta$ (as in EM's E-step) is the optimum that of maximum likelihood.
 #
+# **4.** The samples are independent, so given the others $b_j$ is a constant under $z_j \sim q_\lambda$, and
+#
+# $$\mathbb E[\nabla_\lambda \log q_\lambda(z_j)\, b_j]
+# = \mathbb E\big[b_j\, \mathbb E_{z_j}[\nabla_\lambda \log q_\lambda(z_j)]\big] = 0, \quad \text{since} \quad
+# \mathbb E_q[\nabla_\lambda \log q_\lambda]
+# = \int q_\lambda \frac{\nabla_\lambda q_\lambda}{q_\lambda}\, dz = \nabla_\lambda \int q_\lambda\, dz = \nabla_\lambda 1 = 0 .$$
+#
+# If $b_j$ contains $f(z_j)$ it may not leave the inner expectation:
+# $\mathbb E[\nabla_\lambda \log q_\lambda(z_j)\, f(z_j)]$ is the gradient itself. With the mean of all $S$ samples as the baseline, a share $\frac1S$ of it is subtracted.
+#
 # Rubric:
 # - 1 point: the joint is split into posterior times evidence, and $\log p(x)$ leaves the expectation
-# - 1 point: the divergence is written in the right direction, $\mathrm{KL}(q \,\|\, p(z \mid x))$, with the right sign
-# - 1 point: a proof that the divergence is not negative ($\log t \le t - 1$, or Jensen the right way round)
+# - 1 point: the divergence has its direction, $\mathrm{KL}(q(z) \,\|\, p(z \mid x))$, and sign; the bound follows
 # - 1 point: tight exactly at the posterior, and a reason why mean field cannot reach it for the mixture
 # - 1 point: training by the bound trades evidence against the gap
+# - 1 point: the score has expectation 0, independence takes $b_j$ out, and what fails if $b_j$ contains $f(z_j)$
 # <!-- END SOLUTION -->
 
 # %% [markdown]
