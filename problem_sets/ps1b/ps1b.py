@@ -449,10 +449,12 @@ plot_variances()
 # $$\mathbb E[\nabla_\lambda \log q_\lambda(z_j)\, b_j]
 # = \mathbb E\big[b_j\, \mathbb E_{z_j}[\nabla_\lambda \log q_\lambda(z_j)]\big] = 0, \quad \text{since} \quad
 # \mathbb E_q[\nabla_\lambda \log q_\lambda]
-# = \int q_\lambda \frac{\nabla_\lambda q_\lambda}{q_\lambda}\, dz = \nabla_\lambda \int q_\lambda\, dz = \nabla_\lambda 1 = 0 .$$
+# = \int q_\lambda \frac{\nabla_\lambda q_\lambda}{q_\lambda}\, dz
+# = \nabla_\lambda \int q_\lambda\, dz = \nabla_\lambda 1 = 0 .$$
 #
 # If $b_j$ contains $f(z_j)$ it may not leave the inner expectation:
-# $\mathbb E[\nabla_\lambda \log q_\lambda(z_j)\, f(z_j)]$ is the gradient itself. With the mean of all $S$ samples as the baseline, a share $\frac1S$ of it is subtracted.
+# $\mathbb E[\nabla_\lambda \log q_\lambda(z_j)\, f(z_j)]$ is the gradient itself. With the mean of all $S$ samples
+# as the baseline, a share $\frac1S$ of it is subtracted.
 #
 # Rubric:
 # - 1 point: the joint is split into posterior times evidence, and $\log p(x)$ leaves the expectation
