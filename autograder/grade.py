@@ -291,7 +291,7 @@ class Grader:
             if answer.stopped:
                 break
         result = combine(q, [r for _, r in runs])
-        result.public = all(part.passed for seed, r in runs if seed in public for part in r.parts)
+        result.public = all(p.points >= p.possible for seed, r in runs if seed in public for p in r.parts)
         for seed, run in runs:
             if any(not c.passed for c in run.compared):
                 if variant := self.recognise(q, run, seed):

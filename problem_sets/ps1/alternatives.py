@@ -157,7 +157,7 @@ def fit_by_sgd(log_prob, parameters, x, batches, learning_rate):
             value = log_prob(x.index_select(0, batch), *leaves).sum() / len(batch)
             slopes = torch.autograd.grad(value, leaves)
         parameters = [p + learning_rate * s for p, s in zip(parameters, slopes, strict=True)]
-        losses.append(-float(value))
+        losses.append(-value.item())
     return tuple(parameters), losses
 
 

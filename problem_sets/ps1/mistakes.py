@@ -204,7 +204,7 @@ def sgd(log_prob, parameters, x, batches, rate, loss_of=None, accumulate=False):
         gradients = torch.autograd.grad(loss, parameters)
         sums = [s + g for s, g in zip(sums, gradients, strict=True)] if accumulate else list(gradients)
         parameters = [(p - rate * s).detach().requires_grad_() for p, s in zip(parameters, sums, strict=True)]
-        losses.append(float(loss))
+        losses.append(loss.item())
     return [p.detach() for p in parameters], losses
 
 
@@ -239,7 +239,7 @@ def fit_by_sgd(log_prob, parameters, x, batches, learning_rate):
     losses = []
     for batch in batches:
         parameters, _ = sgd(log_prob, parameters, x, batch[None], learning_rate)
-        losses.append(float(-log_prob(x[batch], *parameters).mean()))
+        losses.append(-log_prob(x[batch], *parameters).mean().item())
     return parameters, losses
 
 

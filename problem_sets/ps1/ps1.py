@@ -130,7 +130,8 @@ def plot_gaussian() -> None:
 plot_gaussian()
 
 # %% [markdown]
-# *What to see:* the red outline nearly hides the dashed one, tilt included, and about 20 of the 400 points lie outside.
+# *What to see:* the red outline lies close to the dashed one, tilt included, and about 20 of the 400 points lie
+# outside.
 
 # %% [markdown]
 # ## 1b. Bernoulli pixels (4 points)
@@ -308,7 +309,7 @@ def plot_bernoulli() -> None:
     batches = torch.randint(len(x), (600, 32), generator=g)
     zeros = torch.zeros(x.shape[1], dtype=torch.float64)
     plt.figure(figsize=(6, 3.5))
-    for rate in (0.1, 1.0, 10.0):
+    for rate in (0.02, 1.0, 10.0):
         _, losses = fit_by_sgd(lambda batch, logits: bernoulli_log_prob(logits, batch), [zeros], x, batches, rate)
         plt.plot(losses, linewidth=0.8, label=f"learning rate {rate}")
     plt.axhline(best, color="black", linestyle="--", label="closed form, all data")
@@ -323,7 +324,7 @@ def plot_bernoulli() -> None:
 plot_bernoulli()
 
 # %% [markdown]
-# *What to see:* 0.1 is still on its way, 1.0 arrives and hovers around the dashed line, 10 stays above it: its steps
+# *What to see:* 0.02 is still on its way, 1.0 arrives and hovers around the dashed line, 10 stays above it: its steps
 # follow the noise of each batch. Single batches may lie below the line, the mean over all data cannot.
 
 # %% [markdown]
@@ -604,7 +605,8 @@ plot_em()
 
 # %% [markdown]
 # *What to see:* the colour of a point mixes red, green and blue by its responsibilities: muddy at first, pure in the
-# end except where clouds touch. The likelihood rises at every iteration, in stretches: a plateau is not yet the end.
+# end except where clouds touch. The likelihood rises at every iteration: fast at first, then slowly while the
+# components sort themselves out.
 
 # %% [markdown]
 # ## 2e. Sampling (4 points)
@@ -710,7 +712,8 @@ def plot_choice() -> None:
 plot_choice()
 
 # %% [markdown]
-# *What to see:* the gray curve climbs on; the red one turns where components begin to describe single points.
+# *What to see:* the gray curve climbs on (where it dips, a start ended in a poorer maximum); the red one turns where
+# components begin to describe single points.
 
 # %% [markdown]
 # ## 2g. Handwritten digits (8 points)
@@ -804,9 +807,9 @@ def plot_digits() -> None:
 plot_digits()
 
 # %% [markdown]
-# *What to see:* one Gaussian knows which pixels go together and draws smudges; the mixture draws mostly readable
-# digits, with some noise. Means look like digits, and one digit may have two means (two ways to write a 1) while two
-# digits share one: nobody told the model that there are ten.
+# *What to see:* one Gaussian knows which pixels go together, but its draws mix the strokes of several digits; most
+# draws from the mixture can be read, with some noise. Means look like digits, and one digit may have two means (two
+# ways to write a 1) while two digits share one: nobody told the model that there are ten.
 
 # %% [markdown]
 # ## 2h. EM never makes the likelihood worse (5 points, written)
