@@ -19,6 +19,7 @@ NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 
 PDEATHSIG, DUMPABLE, KEEPCAPS, CAPBSET_DROP, SUBREAPER, NO_NEW_PRIVS, AMBIENT = 1, 4, 8, 24, 36, 38, 47
 NOSUID, NODEV, NOEXEC, REMOUNT, BIND, RECURSIVE, PRIVATE, READ_ONLY = 2, 4, 8, 32, 4096, 16384, 1 << 18, 1
 DAC_READ_SEARCH = 2  # the right to read what file modes deny
+SYS_ADMIN = 21  # in a user namespace of one's own: to make others
 LINUX = sys.platform == "linux"
 
 
@@ -73,22 +74,30 @@ def become(uid: int, keep: int | None = None) -> None:
     drop_rights(keep)
 
 
-def own_namespaces() -> None:
-    """User, process, mount, network, IPC and host name namespaces of this process's own.
-
-    The next child is process 1 of them. Errors: OSError where the kernel refuses.
-    """
+def new_namespaces(flags: int) -> None:
+    """A user namespace of this process's own, in which it may do everything, and others. Errors: OSError."""
     uid, gid = os.getuid(), os.getgid()
     prctl(DUMPABLE, 1)  # a process that has changed its user may not write its own maps otherwise
-    flags = NEWUSER | NEWPID | NEWNS | NEWIPC | NEWNET | NEWUTS
-    _must(_libc().unshare(flags), "unshare")
+    _must(_libc().unshare(NEWUSER | flags), "unshare")
     for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
         with open(f"/proc/self/{name}", "w") as file:
             file.write(text)
 
 
+def fork_apart(own: int) -> int:
+    """Fork; the child is process 1 of a new process namespace. `own` is a descriptor of this process's own one.
+
+    Needs SYS_ADMIN in the own user namespace. Errors: OSError.
+    """
+    _must(_libc().unshare(NEWPID), "unshare")
+    pid = os.fork()
+    if pid:
+        _must(_libc().setns(own, NEWPID), "setns")  # so that the next one is no grandchild's neighbour
+    return pid
+
+
 def own_files(scratch: str, cuda: bool, size: int = 64 << 20, inodes: int = 1000) -> None:
-    """A fresh small scratch folder and no /proc, for process 1 of new namespaces. All else is read-only already."""
+    """A fresh small scratch folder and no /proc, in a new mount namespace. All else is read-only already."""
     mount("none", "/", "", RECURSIVE | PRIVATE)
     mount("tmpfs", scratch, "tmpfs", NOSUID | NODEV, f"size={size},nr_inodes={inodes},mode=700")
     try:
@@ -186,16 +195,13 @@ def processes_of(uid: int) -> list[int]:
     return found
 
 
-def be_init(child: int) -> NoReturn:
-    """Process 1 of a worker's namespace: it waits; when it ends, the kernel kills whatever is left in there."""
-    os.closerange(0, 1024)
+def wait_for(child: int) -> NoReturn:
+    """Do nothing but wait for a child and end as it has ended."""
     while True:
         try:
-            pid, status = os.wait()
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         except OSError as error:
             if error.errno == errno.EINTR:
                 continue
             os._exit(1)
-        if pid == child:
-            code = os.waitstatus_to_exitcode(status)
-            os._exit(128 - code if code < 0 else code)
+        os._exit(128 - code if code < 0 else code)

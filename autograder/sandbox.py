@@ -493,7 +493,10 @@ class Worker:
             return otherwise
 
     def _epitaph(self) -> str:
+        hung_up = not self._dead_soon()
         status = self._end()
+        if hung_up:
+            return "the answer's process closed the channel"
         if status is not None and status < 0:
             with contextlib.suppress(ValueError):
                 name = signal.Signals(-status).name
@@ -571,8 +574,7 @@ class Worker:
                 with open(f"/proc/{pid}/stat") as file:
                     fields = file.read().rpartition(")")[2].split()
                 seconds += (int(fields[11]) + int(fields[12])) / ticks
-                if not (pid == self._pid and self.zygote.level == "bubblewrap"):  # process 1 only waits
-                    memory += int(fields[21]) * page
+                memory += int(fields[21]) * page
                 for thread in os.listdir(f"/proc/{pid}/task"):
                     with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/children") as file:
                         waiting += [int(child) for child in file.read().split()]
@@ -585,8 +587,6 @@ class Worker:
         self._closed = True
         status = None
         if self._started:
-            if self._waits(self._reply):  # dead already, or talking: let a dead one keep its own status
-                self._await()
             try:
                 status = int(self.zygote._order({"op": "end", "id": self._number})[0]["status"])
             except GraderError:
@@ -601,10 +601,9 @@ class Worker:
         self.zygote._workers.pop(self._number, None)
         return status
 
-    def _await(self) -> None:
-        """Give a process that has closed its end of the channel a moment to be dead."""
-        if self._pidfd >= 0:
-            select.select([self._pidfd], [], [], 0.2)
+    def _dead_soon(self) -> bool:
+        """Give a process that has closed its end of the channel a moment to be dead, with its own status."""
+        return self._pidfd < 0 or bool(select.select([self._pidfd], [], [], 1.0)[0])
 
     def close(self) -> None:
         self._end()

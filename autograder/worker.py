@@ -40,6 +40,8 @@ def main(control: int, config: dict[str, Any], load_executor: Any) -> NoReturn:
     """The zygote: prepare once, then fork and end workers as told, until the grader closes the socket."""
     socket_ = socket.socket(fileno=control)
     try:
+        if config["level"] == "bubblewrap":
+            own_process_namespace(config["uid"], socket_)
         zygote = _Zygote(config, load_executor)
     except BaseException as error:
         tell(socket_, {"error": f"{type(error).__name__}: {error}"})
@@ -61,6 +63,22 @@ def main(control: int, config: dict[str, Any], load_executor: Any) -> NoReturn:
     except (EOFError, OSError):
         zygote.end_all()
         os._exit(0)
+
+
+def own_process_namespace(uid: int | None, socket_: socket.socket) -> None:
+    """Go on as process 1 of a process namespace, in a user namespace that may make others: one for each worker.
+
+    This happens before torch is there, so that it costs little, and saves every worker two forks.
+    """
+    if os.getuid() == 0:
+        confine.become(0 if uid is None else uid)
+    confine.new_namespaces(confine.NEWPID)
+    child = os.fork()
+    if child:
+        socket_.close()
+        confine.wait_for(child)
+    confine.prctl(confine.PDEATHSIG, signal.SIGKILL)
+    confine.drop_rights(keep=confine.SYS_ADMIN)
 
 
 class _Zygote:
@@ -85,10 +103,9 @@ class _Zygote:
             self.ruleset = landlock.ruleset([*config["readable"], *devices], ["/dev/null", *config["devices"]])
         if confine.LINUX:
             confine.prctl(confine.SUBREAPER, 1)
-            if self.level == "bubblewrap" and os.getuid() == 0:
-                confine.become(config["uid"])
             confine.prctl(confine.DUMPABLE, 0)  # no one of the same user reads or writes its memory
             confine.prctl(confine.NO_NEW_PRIVS, 1)
+        self.processes = os.open("/proc/self/ns/pid", os.O_RDONLY) if self.level == "bubblewrap" else -1
         self.mapped = confine.mapped()
         gc.collect()
         gc.freeze()  # workers share these pages
@@ -132,7 +149,7 @@ class _Zygote:
         if uid is not None and (not self.seccomp or confine.processes_of(uid)) and not confine.end_user(uid):
             raise RuntimeError(f"processes of user {uid} are left")
         self._reap()
-        return -(status - 128) if status > 128 else status
+        return status
 
     def _reap(self) -> None:
         """Orphans come to this process; those of living workers stay as they are."""
@@ -150,51 +167,13 @@ class _Zygote:
                 self.end(number)
 
     def _fork(self, order: dict[str, Any], descriptors: list[int]) -> int:
-        """The process of a new worker: process 1 of its namespaces, or itself."""
         parent = os.getpid()
-        if self.level != "bubblewrap":
-            pid = os.fork()
-            if pid == 0:
-                self._run(order, descriptors, parent)
-            return pid
-        # An intermediate process makes the namespaces and goes; process 1 becomes the zygote's own child.
-        read, write = os.pipe()
-        middle = os.fork()
-        if middle == 0:
-            try:
-                os.close(read)
-                confine.prctl(confine.DUMPABLE, 1)
-                confine.hardly_missed()
-                confine.own_namespaces()
-                first = os.fork()
-                if first == 0:
-                    os.close(write)
-                    self._first(order, descriptors)
-                os.write(write, str(first).encode())
-            except BaseException as error:
-                os.write(write, f"!{type(error).__name__}: {error}".encode())
-            os._exit(0)
-        os.close(write)
-        with os.fdopen(read) as file:
-            text = file.read()
-        os.waitpid(middle, 0)
-        if not text.isdigit():
-            raise RuntimeError(text[1:] or "the worker died before it had begun")
-        return int(text)
+        pid = confine.fork_apart(self.processes) if self.level == "bubblewrap" else os.fork()
+        if pid == 0:
+            self._run(order, descriptors, parent)
+        return pid
 
-    def _first(self, order: dict[str, Any], descriptors: list[int]) -> NoReturn:
-        try:
-            confine.own_files(self.config["scratch"], self.config["device"] == "cuda")
-            confine.prctl(confine.DUMPABLE, 0)
-            confine.drop_rights()
-            child = os.fork()
-            if child == 0:
-                self._run(order, descriptors, None)
-        except BaseException as error:
-            _refuse(descriptors[1], error)
-        confine.be_init(child)
-
-    def _run(self, order: dict[str, Any], descriptors: list[int], parent: int | None) -> NoReturn:
+    def _run(self, order: dict[str, Any], descriptors: list[int], parent: int) -> NoReturn:
         """In the worker: give up, say so, serve."""
         try:
             force = self._confine(order, descriptors, parent)
@@ -202,7 +181,7 @@ class _Zygote:
             _refuse(descriptors[1], error)
         serve(self.execute, self.config["device"], force)
 
-    def _confine(self, order: dict[str, Any], descriptors: list[int], parent: int | None) -> dict[str, Any]:
+    def _confine(self, order: dict[str, Any], descriptors: list[int], parent: int) -> dict[str, Any]:
         limits = order["limits"]
         request, reply, output = descriptors
         given = [request, reply, output, output, *([] if self.ruleset is None else [self.ruleset])]
@@ -211,9 +190,15 @@ class _Zygote:
             os.dup2(source, target)
         keep = 5
         os.closerange(3 + len(given) - 2, 1024)
-        if self.level != "bubblewrap":
+        if confine.LINUX:
+            confine.prctl(confine.DUMPABLE, 1)  # its own files in /proc are root's otherwise
+        confine.hardly_missed()
+        if self.level == "bubblewrap":
+            apart = confine.NEWNS | confine.NEWIPC | confine.NEWNET | confine.NEWUTS
+            confine.new_namespaces(apart)
+            confine.own_files(self.config["scratch"], self.config["device"] == "cuda")
+        else:
             os.setsid()
-            confine.hardly_missed()
         threads = limits["processes"]
         if self.level == "public":
             threads += confine.threads_of_user()
@@ -226,10 +211,9 @@ class _Zygote:
         if confine.LINUX:
             confine.prctl(confine.DUMPABLE, 0)
             confine.prctl(confine.NO_NEW_PRIVS, 1)
-            if parent is not None:
-                confine.prctl(confine.PDEATHSIG, signal.SIGKILL)
-                if os.getppid() != parent:
-                    os._exit(1)
+            confine.prctl(confine.PDEATHSIG, signal.SIGKILL)
+            if self.level != "bubblewrap" and os.getppid() != parent:  # it has died already
+                os._exit(1)
         if self.abi:
             if self.level == "bubblewrap":  # the mount namespace is the list already
                 devices = ["/dev/null", *self.config["devices"]]
