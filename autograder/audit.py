@@ -194,7 +194,7 @@ def audit(
         ok = False
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            build(ps, Path(scratch), in_place=False)  # fails where the student zip would give something away
+            build(ps, Path(scratch), in_place=False, jobs=jobs)  # fails where the student zip would give something away
             say("student zip: builds, and holds no solution, no mistake's code, no hidden seed")
         except GraderError as error:
             say(f"FAILS {error}")

@@ -16,6 +16,7 @@ import functools
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import re
 import secrets
@@ -24,15 +25,16 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .checks import Draw, Question, run_question
+from .checks import Draw, Run, run_question
 from .diagnosis import public_seeds
 from .errors import GraderError
 from .notebook import Answer, Recorded, fingerprint, near, write_recorded
-from .problem_set import BEGIN, WRITE_HERE, Cell, ProblemSet, solved, starter
+from .problem_set import BEGIN, WRITE_HERE, Cell, ProblemSet, load, solved, starter
 from .proxies import Reference, Student
 from .values import BadValue, encode
 
@@ -98,10 +100,11 @@ class Built:
     release: str
 
 
-def build(problem_set: ProblemSet, out: Path, *, in_place: bool = True) -> Built:
+def build(problem_set: ProblemSet, out: Path, *, in_place: bool = True, jobs: int = 1) -> Built:
     """Write the starter, the solution notebook and the student zip into `out`.
 
-    With `in_place`, the starter beside the source is written too. Errors: GraderError where the source does not hold
+    With `in_place`, the starter beside the source is written too; the public checks are recorded in `jobs` processes.
+    Errors: GraderError where the source does not hold
     together, where the solution fails its own public checks, or where the zip would give a solution away.
     """
     validate(problem_set)
@@ -111,7 +114,7 @@ def build(problem_set: ProblemSet, out: Path, *, in_place: bool = True) -> Built
         out / f"{name}.ipynb", out / f"{name}_solution.ipynb", out / f"{name}_student.zip", release(problem_set)
     )
     text = starter_notebook(problem_set)
-    packed = pack(student_files(problem_set, record(problem_set)))
+    packed = pack(student_files(problem_set, record(problem_set, jobs)))
     if len(packed) > MAX_ZIP:
         raise GraderError(f"{built.student_zip.name} would be {len(packed) >> 20} MB; at most {MAX_ZIP >> 20} may be")
     secret = secret_file(out).read_text("ascii").strip()
@@ -258,11 +261,36 @@ class _Recorder(Reference):
         return value
 
 
-def record(problem_set: ProblemSet) -> Recorded:
+def record(problem_set: ProblemSet, jobs: int = 1) -> Recorded:
     """Run the public checks with the solution, the mistakes and the starter, and keep what is replayed later.
 
     Errors: GraderError where the solution does not earn full points.
     """
+    recorded = Recorded(problem_set.name, _title(problem_set), release(problem_set), {}, {}, {}, _written(problem_set))
+    ids = list(problem_set.questions)
+    tasks = [(problem_set.folder, id) for id in ids]
+    if jobs > 1 and len(ids) > 1:
+        with ProcessPoolExecutor(min(jobs, len(ids)), multiprocessing.get_context("spawn")) as pool:
+            found = list(pool.map(_record_apart, *zip(*tasks, strict=True)))
+    else:
+        found = [_record_question(problem_set, id) for id in ids]
+    for id, (answers, mistakes) in zip(ids, found, strict=True):
+        recorded.seeds[id] = public_seeds(problem_set.name, problem_set.questions[id])
+        recorded.answers[id], recorded.mistakes[id] = answers, mistakes
+    return recorded
+
+
+OneQuestion = tuple[list[Answer], list[dict[str, Any]]]
+
+
+def _record_apart(folder: Path, id: str) -> OneQuestion:
+    return _record_question(load(folder), id)
+
+
+def _record_question(problem_set: ProblemSet, id: str) -> OneQuestion:
+    """The answers and the mistakes' values of one question. One thread, so that the last bits stay the same."""
+    import torch
+
     from .executor import execute
 
     def backend(cells: list[dict[str, Any]], who: str, strict: bool = True) -> Any:
@@ -273,30 +301,30 @@ def record(problem_set: ProblemSet) -> Recorded:
             raise GraderError(f"{who} does not run: {problems[0]}")
         return functools.partial(execute, namespace)
 
-    solution = backend(problem_set.solution_cells(), "the solution")
-    untouched = backend(problem_set.starter_cells(), "the starter", strict=False)
-    mistakes = [
-        (m, backend(problem_set.variant_cells(m), f"the mistake at {m.file}:{m.line}")) for m in problem_set.mistakes
-    ]
-    recorded = Recorded(problem_set.name, _title(problem_set), release(problem_set), {}, {}, {}, _written(problem_set))
-    for q in problem_set.questions.values():
-        recorded.seeds[q.id] = public_seeds(problem_set.name, q)
-        answers: list[Answer] = []
-        recorded.answers[q.id], recorded.mistakes[q.id] = answers, []
-        for seed in recorded.seeds[q.id]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    q = problem_set.questions[id]
+    answers: list[Answer] = []
+    mistakes: list[dict[str, Any]] = []
+    try:
+        solution = backend(problem_set.solution_cells(), "the solution")
+        for seed in public_seeds(problem_set.name, q):
 
-            def run(who: Any, q: Question = q, seed: int = seed, kept: list[Answer] = answers) -> Any:
-                return run_question(q, Student(who, seed), _Recorder(solution, seed, kept), Draw(seed))
+            def run(who: Any, seed: int = seed) -> Run:
+                return run_question(q, Student(who, seed), _Recorder(solution, seed, answers), Draw(seed))
 
             failed = [line for p in run(solution).parts if not p.passed for line in p.lines]
             if failed:
-                raise GraderError(f"the solution fails its own public check of {q.id}: {failed[0]}")
-            run(untouched)
-            for mistake, who in mistakes:
-                if mistake.question == q.id:
+                raise GraderError(f"the solution fails its own public check of {id}: {failed[0]}")
+            run(backend(problem_set.starter_cells(), "the starter", strict=False))
+            for mistake in problem_set.mistakes:
+                if mistake.question == id:
+                    who = backend(problem_set.variant_cells(mistake), f"the mistake at {mistake.file}:{mistake.line}")
                     values = {c.key: (c.value, c.alike) for c in run(who).compared if not c.passed and _small(c.value)}
-                    recorded.mistakes[q.id].append({"hint": mistake.text, "seed": seed, "values": values})
-    return recorded
+                    mistakes.append({"hint": mistake.text, "seed": seed, "values": values})
+    finally:
+        torch.set_num_threads(threads)
+    return answers, mistakes
 
 
 def _small(value: Any) -> bool:
