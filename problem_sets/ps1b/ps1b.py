@@ -415,7 +415,8 @@ plot_variances()
 # posterior is.
 #
 # 1. Show that $\log p(x) - \mathrm{ELBO}(q) = \mathrm{KL}(q(z) \,\|\, p(z \mid x))$, and conclude that the ELBO is a
-#    lower bound of the evidence. (1e proves that a KL divergence is not negative; so do its lines for densities.)
+#    lower bound of the evidence. (2h had a $z$ with finitely many values; here it has a density. That a KL divergence
+#    is not negative, and 0 only between equal densities, you may take from 1e.)
 # 2. When is the bound tight? For the mixture of 3b, can it be tight with the mean-field family? Say why or why not.
 # 3. Suppose the model's parameters $\theta$ are trained by raising the ELBO, too. Explain in two or three sentences
 #    why the result may differ from maximum likelihood.
