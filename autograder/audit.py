@@ -5,18 +5,25 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
+import json
 import multiprocessing
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from .attacks import Canary, all_attacks
 from .build import build, out_of_step
-from .checks import Question, seed_of
+from .checks import Draw, Question, run_question, seed_of
 from .errors import GraderError
-from .grade import Answer, Grader, QuestionResult
+from .grade import Answer, Grader, QuestionResult, secret_path
 from .problem_set import ProblemSet, Variant, load
+from .proxies import Reference, Student
 
 
 @dataclass
@@ -179,6 +186,21 @@ def audit(
     say: Callable[[str], None] = print,
 ) -> bool:
     """The whole proof of a problem set, said line by line; whether everything holds."""
+    try:
+        return _audit(ps, level, only, seeds, attacks, jobs, say)
+    except BrokenProcessPool:
+        raise GraderError("a process of the audit did not start or was killed; its own words stand above") from None
+
+
+def _audit(
+    ps: ProblemSet,
+    level: str | None,
+    only: Sequence[str] | None,
+    seeds: int,
+    attacks: bool,
+    jobs: int,
+    say: Callable[[str], None],
+) -> bool:
     say(f"{ps.name}: {len(ps.questions)} graded questions, {len(ps.written)} written, {ps.points:g} points")
     say(HEADER)
     rows = audit_questions(ps, level=level, only=only, seeds=seeds, jobs=jobs, say=say)
@@ -192,6 +214,8 @@ def audit(
     if line := out_of_step(ps):
         say(f"FAILS {line}")
         ok = False
+    if attacks:
+        ok = _said_attacks(audit_attacks(ps, level=level, jobs=jobs), say) and ok
     with tempfile.TemporaryDirectory() as scratch:
         try:
             build(ps, Path(scratch), in_place=False, jobs=jobs)  # fails where the student zip would give something away
@@ -200,3 +224,119 @@ def audit(
             say(f"FAILS {error}")
             ok = False
     return ok
+
+
+# -- attacks
+
+ASKED = 2  # questions that each attack is graded on; they go round, so that all questions are attacked
+ATTACK_SECONDS = 1.5  # a question's wall clock while it is attacked
+
+
+@dataclass
+class AttackRow:
+    """One attack: what it gained on the questions it was graded on, and what was seen outside of the worker."""
+
+    name: str
+    what: str
+    questions: list[str]
+    score: float
+    effects: list[str]
+
+    @property
+    def ok(self) -> bool:
+        return self.score == 0 and not self.effects
+
+    def line(self) -> str:
+        verdict = "ok" if self.ok else "FAILS " + "; ".join(self.effects)
+        return f"{self.name[:28]:28s} {self.what[:66]:66s} {','.join(self.questions):9s} {self.score:>3g}  {verdict}"
+
+
+_CANARY: Canary | None = None
+
+
+def _prepare_attacks(folder: Path, level: str | None) -> None:
+    global _CANARY
+    _prepare(folder, level)
+    assert _GRADER is not None
+    _GRADER.question_seconds = ATTACK_SECONDS
+    ps = _GRADER.ps
+    secrets = [p for p in (secret_path(ps), *folder.glob("*.py")) if p.is_file()]
+    _CANARY = Canary(read=secrets, guard=[folder])
+    _CANARY.__enter__()
+    atexit.register(_CANARY.__exit__, None, None, None)
+
+
+def _attack(name: str, ids: list[str], public: dict[str, list[Any]]) -> AttackRow:
+    """Grade one attack, which defines all of the set's names, on a few of its questions."""
+    assert _GRADER is not None
+    assert _CANARY is not None
+    attack = next(a for a in all_attacks(_CANARY, public) if a.name == name)
+    ps = _GRADER.ps
+    names = list(dict.fromkeys(name for q in ps.questions.values() for name in q.names))
+    _CANARY.effects()
+    with tempfile.TemporaryDirectory() as scratch:
+        result = _GRADER.grade(attack.make(names, Path(scratch)), only=ids)
+    effects = _CANARY.effects(json.dumps(result.to_dict()))
+    return AttackRow(attack.name, attack.what, ids, result.score, effects)
+
+
+def _unharmed(id: str) -> float:
+    """What the solution still earns of a question's points, after all those attacks in this process."""
+    assert _GRADER is not None
+    q = _GRADER.ps.question(id)
+    _GRADER.question_seconds = None
+    with Answer(_GRADER.zygote, _GRADER.ps.solution_cells()) as answer:
+        return _GRADER.grade_question(q, answer).points - q.points
+
+
+def public_answers(grader: Grader) -> dict[str, list[Any]]:
+    """What each function of the solution answers at the public seeds, for an attack that hard-codes it."""
+    found: dict[str, list[Any]] = {}
+    with Answer(grader.zygote, grader.ps.solution_cells()) as solution:
+        for q in grader.ps.questions.values():
+            if q.quality:
+                continue
+
+            def spy(request: dict[str, Any]) -> dict[str, Any]:
+                reply = solution.request(request, 60.0)
+                if request["op"] == "call" and "ok" in reply:
+                    found.setdefault(request["name"], []).append(_plain(reply["ok"]))
+                return reply
+
+            seed = grader.public_seeds(q)[0]
+            solution.begin_question()
+            run_question(q, Student(spy, seed), Reference({}, lambda r: solution.request(r, 60.0), seed), Draw(seed))
+    return {name: answers for name, answers in found.items() if len(json.dumps(answers)) < 20_000}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def audit_attacks(ps: ProblemSet, *, level: str | None = None, jobs: int = 1) -> list[AttackRow]:
+    """Every attack as a submission to this set, each on a few of its questions in turn."""
+    with Grader(ps, level=level) as grader:
+        public = public_answers(grader)
+    ids = [q.id for q in ps.questions.values() if not q.quality]
+    attacks = all_attacks()
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, _prepare_attacks, (ps.folder, level)) as pool:
+        futures = []
+        for i, attack in enumerate(attacks):
+            asked = sorted({ids[(ASKED * i + j) % len(ids)] for j in range(ASKED)})
+            futures.append(pool.submit(_attack, attack.name, asked, public))
+        rows = [future.result() for future in futures]
+        lost = [pool.submit(_unharmed, ids[j % len(ids)]).result() for j in range(2 * jobs)]
+    rows.append(AttackRow("the solution, afterwards", "still earns full marks", [], 0, ["it lost points"] * any(lost)))
+    return rows
+
+
+def _said_attacks(rows: list[AttackRow], say: Callable[[str], None]) -> bool:
+    say(f"{'attack':28s} {'what it tries':66s} {'asked':9s} won")
+    for row in rows:
+        say(row.line())
+    bad = sum(not row.ok for row in rows)
+    say(f"attacks that gained nothing and reached nothing: {len(rows) - bad}/{len(rows)}")
+    return not bad
