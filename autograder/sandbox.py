@@ -389,7 +389,7 @@ def bubblewrap(readable: Sequence[str], devices: Sequence[str], scratch: str) ->
         command += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP"]
     else:
         command += ["--unshare-user"]
-    command += ["--proc", "/proc", "--dev", "/dev", "--dir", "/tmp", "--tmpfs", scratch]
+    command += ["--proc", "/proc", "--dev", "/dev", "--dir", "/tmp", "--perms", "1777", "--tmpfs", scratch]
     for folder in sorted({str(parent) for path in readable for parent in Path(path).parents} - {"/", "/proc", "/dev"}):
         if not any(_below(folder, path) for path in readable):  # else root's are made for root only
             command += ["--dir", folder]
@@ -603,7 +603,7 @@ class Worker:
 
     def _dead_soon(self) -> bool:
         """Give a process that has closed its end of the channel a moment to be dead, with its own status."""
-        return self._pidfd < 0 or bool(select.select([self._pidfd], [], [], 1.0)[0])
+        return self._pidfd < 0 or bool(select.select([self._pidfd], [], [], 0.5)[0])
 
     def close(self) -> None:
         self._end()
