@@ -413,11 +413,15 @@ def _submit(
 def _notebook_bytes(path: str | Path | None, namespace: dict[str, Any], name: str) -> bytes:
     """The notebook's file, wherever it runs; on Colab, what the browser holds."""
     if path is None and "google.colab" in sys.modules:
-        message = importlib.import_module("google.colab._message")
-        answer = message.blocking_request("get_ipynb", request="", timeout_sec=60)
-        if not answer or "ipynb" not in answer:
-            raise GraderError("Colab did not hand the notebook over; run this cell again")
-        return json.dumps(answer["ipynb"], ensure_ascii=False).encode()
+        try:
+            message = importlib.import_module("google.colab._message")
+            answer = message.blocking_request("get_ipynb", request="", timeout_sec=60)
+            return json.dumps(answer["ipynb"], ensure_ascii=False).encode("utf-8", "replace")
+        except Exception:  # it answers with None, an error or too late
+            raise GraderError(
+                "Colab did not hand the notebook over. Run this cell again; if that is of no use, File → Download it, "
+                'drag it into the Files panel and run submit("NAME.ipynb")'
+            ) from None
     found = Path(path) if path is not None else _notebook_path(namespace, name)
     if found is None:
         raise GraderError('the notebook\'s file was not found; say its name: submit("NAME.ipynb")')

@@ -243,6 +243,8 @@ def _notebook_cells(text: str, name: str) -> tuple[list[RawCell], list[str]]:
         tags = metadata.get("tags") if isinstance(metadata, dict) else None
         tags = [t for t in tags if isinstance(t, str)][:20] if isinstance(tags, list) else []
         identifier = cell.get("id")
+        if not isinstance(identifier, str) and isinstance(metadata, dict):
+            identifier = metadata.get("id")  # where Colab keeps it
         kind = cell.get("cell_type")
         raw.append(
             (
@@ -316,6 +318,8 @@ def _assemble(raw: list[RawCell], problems: list[str], questions: Mapping[str, S
         source = source.encode("utf-8", "replace").decode().replace("\0", "�")
         if kind == "markdown":
             question = _tagged(tags, "written:") or next(iter(WRITTEN_MARK.findall(source)), "")
+            if not question and identifier.startswith("written-"):
+                question = identifier[len("written-") :][:30]
             answer = strip_placeholder(source)
             if question and (answer or question not in submission.written):
                 submission.written[question] = answer

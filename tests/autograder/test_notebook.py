@@ -20,6 +20,7 @@ import torch
 
 from autograder.build import Built, build
 from autograder.checks import AnswerError, seed_of
+from autograder.grade import grade
 from autograder.notebook import Answer, Replay, fingerprint, near
 from autograder.problem_set import ProblemSet, load
 from autograder.submission import read_submission
@@ -463,6 +464,8 @@ def test_the_solution_in_a_kernel_unsaved_and_saved(built, tmp_path, demo):
     assert "name 'nothing' is not defined" in plain(out["check-broken"])
     assert "line 3 of Cell In[" in plain(out["check-broken"])
     assert plain(out["modules"]) == "[]"
+    result = grade(demo, folder / "demo_ps_submission.zip")
+    assert result.score == result.possible == 10
     got = read_submission(folder / "demo_ps_submission.zip", {q.id: list(q.names) for q in demo.questions.values()})
     assert got.problems == []
     answers = {c["tag"]: c["source"] for c in got.cells if c["whole"]}

@@ -73,6 +73,11 @@ def test_lost_tags_are_found_by_id_and_by_name(read):
     assert [c["tag"] for c in by_name.cells] == ["", "answer:1a", "answer:1b"]
     by_id = read(notebook(code("table = build()", id="answer-1b-2"), code("x = 1", id="answer-9")))
     assert [(c["tag"], c["whole"]) for c in by_id.cells] == [("answer:1b", True), ("", False)]
+    colab = {"cell_type": "code", "source": "table = build()", "metadata": {"id": "answer-1b"}}
+    written = {"cell_type": "markdown", "source": "Mine.", "metadata": {"id": "written-1d"}}
+    got = read(notebook(colab, written))
+    assert [c["tag"] for c in got.cells] == ["answer:1b"]
+    assert got.written == {"1d": "Mine."}
 
 
 def test_calling_an_answer_does_not_make_a_cell_an_answer(read):
