@@ -1,4 +1,4 @@
-"""Hostile submissions gain nothing and reach nothing, at every level that this machine offers; and the canary can fail."""
+"""Hostile submissions gain nothing and reach nothing, at every level that this machine offers; the canary can fail."""
 
 from __future__ import annotations
 
@@ -70,13 +70,14 @@ def test_honest_answer_scores(zygote: Zygote) -> None:
 
 
 def test_attacks(zygote: Zygote, canary: Canary, tmp_path: Path) -> None:
-    faults = []
+    faults, heard = [], {}
     canary.effects()
     for attack in attacks_on_code(canary):
-        right, said = attempt(zygote, attack.make(NAMES, tmp_path).read_text())
-        faults += [f"{attack.name}: {effect}" for effect in canary.effects(said)]
+        right, heard[attack.name] = attempt(zygote, attack.make(NAMES, tmp_path).read_text())
         if right:
             faults.append(f"{attack.name}: {right} right answers")
+    for effect in canary.effects("\n".join(heard.values())):
+        faults.append(f"{effect}; said by {[name for name, said in heard.items() if effect.split(': ')[-1] in said]}")
     assert faults == []
     assert attempt(zygote, HONEST)[0] == 4  # the zygote is as it was
 
