@@ -356,7 +356,7 @@ RECIPES: dict[str, Recipe] = {
             "final_lr": 0.02,
             "clip": 1.0,
         },
-        on={"shakespeare": {"train": {"steps": 4000}}},
+        on={"shakespeare": {"train": {"steps": 3000}}},
         measure="char_loss",
         bar_source="a bigram and a trigram counted on the same training text",
     ),
