@@ -1,7 +1,8 @@
 """Checks of problem set 1, sections 3 (variational inference) and 4 (a backpropagation engine).
 
 Nothing here is judged by luck: the noise is given, and expectations are exact, by closed forms or by a rule of nodes
-that integrates polynomials without an error.
+that integrates polynomials without an error. The reference is always asked before the student: what fails in one part
+does not shift the questions of the next.
 """
 
 import itertools
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from autograder.checks import compare, monotone, part, question
+from autograder.checks import compare, expect, monotone, part, question
 
 Array = np.ndarray[Any, Any]
 
@@ -20,17 +21,25 @@ NODES = np.array([-math.sqrt(3.0), math.sqrt(3.0), 0.0, 0.0, 0.0, 0.0])
 GRID = np.array(list(itertools.product(NODES, NODES)))  # (36, 2), the same for two coordinates
 
 
+def several(answer: Any, count: int, line: str) -> Any:
+    """The answer, if it is a tuple or list of `count` values; otherwise the line that says what is expected."""
+    expect(isinstance(answer, (tuple, list)) and len(answer) == count, line)
+    return answer
+
+
 @question("3a", points=5, names=["gaussian_kl", "elbo"], title="The ELBO where everything is known", seconds=10)
 def exact_elbo(student: Any, reference: Any, draw: Any) -> None:
     q_and_p = [draw.normal(6, 3), draw.normal(6, 3, scale=0.5), draw.normal(6, 3), draw.normal(6, 3, scale=0.5)]
     with part("KL of Gaussians", 2):
-        compare(student.gaussian_kl(*q_and_p), reference.gaussian_kl(*q_and_p), "the KL")
+        want = reference.gaussian_kl(*q_and_p)
+        compare(student.gaussian_kl(*q_and_p), want, "the KL")
     n, d = 7, 3
     prior_std, noise_std = float(draw.uniform(1.5, 3.0)), float(draw.uniform(0.5, 0.8))
     x, mean, log_std = draw.normal(n, d) + draw.normal(d), draw.normal(d), draw.normal(d, scale=0.5)
     given = (x, mean, log_std, prior_std, noise_std)
     with part("the bound at any q", 2):
-        compare(student.elbo(*given), reference.elbo(*given), "the ELBO")
+        want = reference.elbo(*given)
+        compare(student.elbo(*given), want, "the ELBO")
     variance = 1 / (1 / prior_std**2 + n / noise_std**2)
     posterior_mean = variance / noise_std**2 * x.sum(0)
     covariance = noise_std**2 * np.eye(n) + prior_std**2  # of a coordinate of x_1, ..., x_n, with z integrated out
@@ -64,7 +73,8 @@ def cavi(student: Any, reference: Any, draw: Any) -> None:
     x, m, s2 = draw.normal(40, 3, scale=1.5), draw.normal(4, 3), draw.uniform(0.2, 1.5, 4)
     prior_std = float(draw.uniform(0.6, 0.9))
     want_phi, want_m, want_s2 = reference.cavi_sweep(x, m, s2, prior_std)
-    phi, new_m, new_s2 = student.cavi_sweep(x, m, s2, prior_std)
+    answer = student.cavi_sweep(x, m, s2, prior_std)
+    phi, new_m, new_s2 = several(answer, 3, "cavi_sweep returns three tensors: phi, m, s2")
     with part("phi", 1):
         compare(phi, want_phi, "phi")
     with part("the variances of the means", 1):
@@ -72,11 +82,13 @@ def cavi(student: Any, reference: Any, draw: Any) -> None:
     with part("the means", 1):
         compare(new_m, want_m, "m")
     with part("points far away", 1):
-        far = student.cavi_sweep(1000 * x, 20 * m, s2, prior_std)
-        compare(far, reference.cavi_sweep(1000 * x, 20 * m, s2, prior_std), "a sweep over points far away")
+        far = (1000 * x, 20 * m, s2, prior_std)
+        want = reference.cavi_sweep(*far)
+        compare(student.cavi_sweep(*far), want, "a sweep over points far away")
     with part("the bound never falls", 1):
+        want = reference.script(SWEEPS, x=x, m=m, s2=s2, prior_std=prior_std)
         traces = student.script(SWEEPS, x=x, m=m, s2=s2, prior_std=prior_std)
-        compare(traces, reference.script(SWEEPS, x=x, m=m, s2=s2, prior_std=prior_std), "six sweeps in a row")
+        compare(traces, want, "six sweeps in a row")
         bounds = [bound_of(x, *one, prior_std) for one in zip(*traces, strict=True)]
         monotone(bounds, "increasing", slack=1e-9 * abs(bounds[-1]), what="the ELBO after each sweep")
 
@@ -114,7 +126,8 @@ def quadratic_case(draw: Any) -> tuple[dict[str, Any], tuple[Array, Array]]:
 def reparameterised(student: Any, reference: Any, draw: Any) -> None:
     case = logistic_case(draw, 5)
     want = reference.script(LOGISTIC + REPARAM, **case)
-    gradients = student.script(LOGISTIC + REPARAM, **case)
+    answer = student.script(LOGISTIC + REPARAM, **case)
+    gradients = several(answer, 2, "reparam_gradient returns two tensors: the gradients in mean and in log_std")
     with part("the gradient in the mean", 1):
         compare(gradients[0], want[0], "the gradient in mean")
     with part("the gradient in log_std", 2):
@@ -135,7 +148,8 @@ def log_joint(z):  # steps: there is no derivative to be had
 def score_function(student: Any, reference: Any, draw: Any) -> None:
     with part("without a baseline", 1):
         case = {**logistic_case(draw, 6), "baseline": False}
-        compare(student.script(LOGISTIC + SCORE, **case), reference.script(LOGISTIC + SCORE, **case), "the gradients")
+        want = reference.script(LOGISTIC + SCORE, **case)
+        compare(student.script(LOGISTIC + SCORE, **case), want, "the gradients")
     with part("the exact gradient", 1):
         case, exact = quadratic_case(draw)
         gradients = student.script(QUADRATIC + SCORE, eps=GRID, baseline=False, **case)
@@ -172,7 +186,9 @@ def variances(student: Any, reference: Any, draw: Any) -> None:
         # every pair of nodes once: a mean of two independent samples has exactly half the variance of one
         eps = np.stack([GRID[draw.permutation(len(GRID))] for _ in range(3)], axis=2)  # (36, 2, 3)
         known = (case["curvature"] * np.exp(case["log_std"])) ** 2 / 2 * len(GRID) / (len(GRID) - 1)
-        compare(student.script(NOISY, eps=eps, **case)[0], known, "the variance of a slope that is known")
+        answer = student.script(NOISY, eps=eps, **case)
+        variance, _ = several(answer, 2, "gradient_variance returns two tensors: the variances in mean and in log_std")
+        compare(variance, known, "the variance of a slope that is known")
 
 
 LOOK = """
@@ -212,7 +228,8 @@ def value(student: Any, reference: Any, draw: Any) -> None:
     for label, lines in parts.items():
         source = LOOK + "\n".join(lines)
         with part(label, 1):
-            found, want = student.script(source, **point), reference.script(source, **point)
+            want = reference.script(source, **point)
+            found = student.script(source, **point)
             for expression, numbers in want.items():
                 compare(found[expression], np.array(numbers), f"value and derivatives of {expression}")
 
@@ -342,13 +359,11 @@ def network(student: Any, reference: Any, draw: Any) -> None:
         compare(outputs, hidden @ weights["w2"] + weights["b2"], "f(x)")
     case = {**weights, "points": points, "labels": 2 * upper - 1, "lr": 0.5}
     with part("one step", 1):
-        compare(
-            student.script(BUILD + TRAIN, steps=1, **case),
-            reference.script(TORCH, steps=1, **case),
-            "loss and parameters after one step, against torch",
-        )
+        want = reference.script(TORCH, steps=1, **case)
+        found = student.script(BUILD + TRAIN, steps=1, **case)
+        compare(found, want, "loss and parameters after one step, against torch")
     with part("eight steps", 2):
-        losses, final = student.script(BUILD + TRAIN, steps=8, **case)
         want_losses, want_final = reference.script(TORCH, steps=8, **case)
+        losses, final = student.script(BUILD + TRAIN, steps=8, **case)
         compare(losses, want_losses, "the losses of eight steps, against torch")
         compare(final, want_final, "the parameters after eight steps, against torch")

@@ -750,3 +750,12 @@ plot_moons()
 # *What to see:* the loss starts near $\log 2 = 0.69$, which is what a coin would get, and falls to about 0.05. The
 # black line bends around both moons, as no straight line can. PyTorch does exactly this, with tensors in the nodes in
 # place of numbers, and is faster by as much as a tensor holds numbers.
+
+# %% [markdown]
+# # Submit
+#
+# Restart the kernel, run everything from the top, **save the notebook**, then run the cell below. It names every answer
+# that is missing and writes the zip that you hand in.
+
+# %% tags=["submit"]
+submit()
