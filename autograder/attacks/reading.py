@@ -54,7 +54,7 @@ def search(targets, when, given):
     import os
 
     count = 0
-    for root in ("/", targets["project"], targets["folder"], "/autograder", "/home", "/root", "/work", "/opt", "/tmp"):
+    for root in (targets["project"], targets["folder"], "/autograder", "/home", "/root", "/opt", "/tmp", "/"):
         for folder, folders, files in os.walk(root):
             folders[:] = [name for name in folders if name not in ("site-packages", "dist-packages", "sys", "torch")]
             count += len(files)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from autograder.attacks import Attack, Canary, all_attacks
-from autograder.sandbox import LEVELS, Limits, WorkerFailure, Zygote, why_not
+from autograder.sandbox import LEVELS, Limits, WorkerFailure, Zygote, available_levels, why_not
 
 NAMES = ["total", "double"]
 LIMITS = Limits(wall=0.4, cpu=5, memory=700 << 20, processes=16, file_size=1 << 20, output=8 << 10)
@@ -61,8 +61,14 @@ def canary() -> Iterator[Canary]:
         yield canary
 
 
-def attacks_on_code(canary: Canary) -> list[Attack]:
-    return [attack for attack in all_attacks(canary) if not attack.name.endswith("@file")]
+def attacks_on_code(canary: Canary, level: str) -> list[Attack]:
+    """All at the best level; at the others not twice what works at import and when called (the audit does that too)."""
+    attacks = {a.name: a for a in all_attacks(canary) if not a.name.endswith("@file")}
+    best = level == available_levels()[0]
+    kept = [n for n in attacks if best or n.endswith("@call") or n.replace("@import", "@call") not in attacks]
+    return [attacks[n] for n in kept]
+        a for n, a in attacks.items() if best or n.endswith("@call") or n.replace("@import", "@call") not in attacks
+    ]
 
 
 def test_honest_answer_scores(zygote: Zygote) -> None:
@@ -72,7 +78,7 @@ def test_honest_answer_scores(zygote: Zygote) -> None:
 def test_attacks(zygote: Zygote, canary: Canary, tmp_path: Path) -> None:
     faults, heard = [], {}
     canary.effects()
-    for attack in attacks_on_code(canary):
+    for attack in attacks_on_code(canary, zygote.level):
         right, heard[attack.name] = attempt(zygote, attack.make(NAMES, tmp_path).read_text())
         if right:
             faults.append(f"{attack.name}: {right} right answers")
@@ -116,7 +122,7 @@ def test_canary_sees(name: str, tmp_path: Path) -> None:
 def test_names_are_unique_and_say_what() -> None:
     attacks = all_attacks()
     assert len({attack.name for attack in attacks}) == len(attacks) > 100
-    assert all(10 < len(attack.what) < 110 and attack.what.isprintable() for attack in attacks)
+    assert all(8 < len(attack.what) < 110 and attack.what.isprintable() for attack in attacks)
 
 
 def test_archives_are_refused_or_read_as_what_they_are(canary: Canary, tmp_path: Path) -> None:
