@@ -276,6 +276,17 @@ def test_more_hostile_archives(read):
         read(bytes(lying), "s.zip")
 
 
+def test_a_large_directory_is_refused_before_it_is_parsed(read, monkeypatch):
+    content = overlong_directory()
+
+    def parsed(*arguments: Any) -> None:
+        raise AssertionError("the archive's directory was parsed")
+
+    monkeypatch.setattr(zipfile, "ZipFile", parsed)
+    with pytest.raises(GraderError, match="more than 1000 files"):
+        read(content, "s.zip")
+
+
 def test_every_cut_of_an_archive_is_one_line(read):
     whole = zipped([("ps.ipynb", GOOD), ("b.txt", b"x")])
     for cut in range(1, len(whole), 7):
