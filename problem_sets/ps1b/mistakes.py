@@ -70,10 +70,7 @@ def gaussian_kl(mean, log_std, prior_mean, prior_log_std):
     return right_kl(mean, log_std, prior_mean, prior_log_std) + 0.5 * mean.shape[1]
 
 
-@mistake(
-    "3a",
-    "You scored the points at q's mean only. z varies under q, so the expected squared error is larger: by how much?",
-)
+@mistake("3a", "You scored the points at q's mean only: z varies under q, so the expected squared error is larger.")
 def elbo(x, mean, log_std, prior_std, noise_std):
     squared = ((x - mean) ** 2).sum()
     fit = -0.5 * squared / noise_std**2 - x.numel() * (math.log(noise_std) + HALF_LOG_TWO_PI)
@@ -116,10 +113,7 @@ def elbo(x, mean, log_std, prior_std, noise_std):
     return right_fit(x, mean, log_std, noise_std) - right_price(mean, log_std, prior_std**2)
 
 
-@mistake(
-    "3a",
-    "The Gaussian's normalising constant, with its 2 pi, is missing: without it the bound bounds nothing.",
-)
+@mistake("3a", "The Gaussian's normalising constant, with its 2 pi, is missing: without it the bound bounds nothing.")
 def elbo(x, mean, log_std, prior_std, noise_std):
     fit = right_fit(x, mean, log_std, noise_std) + x.numel() * HALF_LOG_TWO_PI
     return fit - right_price(mean, log_std, prior_std)
@@ -145,10 +139,7 @@ def phi_given(x, m, s2):
     return (x @ m.T - 0.5 * ((m**2).sum(1) + x.shape[1] * s2)).softmax(1)
 
 
-@mistake(
-    "3b",
-    "You used |m_k|^2 for E|mu_k|^2: the mean is uncertain, so its expected square is larger. Where does s2 come in?",
-)
+@mistake("3b", "You used |m_k|^2 for E|mu_k|^2: the mean is uncertain, so its expected square is larger.")
 def cavi_sweep(x, m, s2, prior_std):
     phi = (x @ m.T - 0.5 * (m**2).sum(1)).softmax(1)
     return phi, *means_given(x, phi, prior_std)
@@ -222,10 +213,7 @@ def cavi_sweep(x, m, s2, prior_std):
     return phi, s2[:, None] * (phi.T @ x), means_given(x, phi, prior_std)[1]
 
 
-@mistake(
-    "3b",
-    "For points far away the exponential overflows before you normalise, and the result is NaN: let softmax do both.",
-)
+@mistake("3b", "For points far away the exponential overflows before you normalise: let softmax do both.")
 def cavi_sweep(x, m, s2, prior_std):
     weight = (x @ m.T - 0.5 * ((m**2).sum(1) + x.shape[1] * s2)).exp()
     phi = weight / weight.sum(1, keepdim=True)
@@ -270,8 +258,7 @@ def reparam_gradient(log_joint, mean, log_std, eps):
 
 
 @mistake(
-    "3c",
-    "The slope reaches log_std through z = mean + exp(log_std) eps: your derivative of z lacks exp(log_std).",
+    "3c", "The slope reaches log_std through z = mean + exp(log_std) eps: your derivative of z lacks exp(log_std)."
 )
 def reparam_gradient(log_joint, mean, log_std, eps):
     slope = slopes(log_joint, mean, log_std, eps)
@@ -356,10 +343,7 @@ def score_gradient(log_joint, mean, log_std, z, baseline=False):
     return torch.zeros_like(mean), -f.mean() * torch.ones_like(log_std)
 
 
-@mistake(
-    "3d",
-    "That is the reparameterised gradient of 3c: here nothing may be differentiated through the samples or the model.",
-)
+@mistake("3d", "That is the gradient of 3c: here nothing may be differentiated through the samples or the model.")
 def score_gradient(log_joint, mean, log_std, z, baseline=False):
     eps = (z - mean) / log_std.exp()
     slope = slopes(log_joint, mean, log_std, eps)
@@ -402,10 +386,7 @@ def score_gradient(log_joint, mean, log_std, z, baseline=False):
     return combine(f - leave_one_out(f) if baseline else f, score_mean, score_log_std)
 
 
-@mistake(
-    "3d",
-    "Your baseline contains the sample that it is subtracted from, which shrinks the gradient: use the OTHER samples.",
-)
+@mistake("3d", "Your baseline contains the sample that it is taken from, which shrinks the gradient: use the OTHERS.")
 def score_gradient(log_joint, mean, log_std, z, baseline=False):
     f, score_mean, score_log_std = score_parts(log_joint, mean, log_std, z)
     return combine(f - f.mean() if baseline else f, score_mean, score_log_std)
@@ -718,10 +699,7 @@ def backward(root):
             gradient[id(parent)] = gradient.get(id(parent), 0.0) + local
 
 
-@mistake(
-    "4b",
-    "A node passes its gradient on before all of its children have delivered (depth first, going down): sort first.",
-)
+@mistake("4b", "A node passes its gradient on before all of its children have delivered: sort the nodes first.")
 def backward(root):
     gradient, seen, stack = {id(root): 1.0}, {id(root)}, [root]
     while stack:
@@ -788,10 +766,7 @@ def backward(root):
             parent.grad += node.grad * local
 
 
-@mistake(
-    "4b",
-    "The recursion is as deep as the graph, and Python stops at about 1,000 calls: use a loop and a list of your own.",
-)
+@mistake("4b", "Your recursion is as deep as the graph, and Python stops at about 1,000 calls: use a loop.")
 def backward(root):
     order, seen = [], set()
 
@@ -806,10 +781,7 @@ def backward(root):
     run_backward(root, order[::-1])
 
 
-@mistake(
-    "4b",
-    "You follow every path, and their number doubles with each doubling: visit each node once, when it is complete.",
-)
+@mistake("4b", "You follow every path, and paths double with each doubling: visit each node once, when it is complete.")
 def backward(root):
     stack = [(root, 1.0)]
     while stack:
