@@ -67,8 +67,6 @@ def attacks_on_code(canary: Canary, level: str) -> list[Attack]:
     best = level == available_levels()[0]
     kept = [n for n in attacks if best or n.endswith("@call") or n.replace("@import", "@call") not in attacks]
     return [attacks[n] for n in kept]
-        a for n, a in attacks.items() if best or n.endswith("@call") or n.replace("@import", "@call") not in attacks
-    ]
 
 
 def test_honest_answer_scores(zygote: Zygote) -> None:
