@@ -272,6 +272,7 @@ PLANTS: dict[str, Callable[[dict[str, bytes]], None]] = {
     "picture attachment": in_cell(attachments={"a.png": {"image/png": encoded(picture(SOLUTION)).replace("\n", "")}}),
     "data link": in_cell(source=f"![a](data:text/plain;base64,{encoded(SOLUTION).strip()})"),
     "base64 twice": in_cell(source=encoded(encoded(SOLUTION))),
+    "base64 after letters": in_cell(source="abc" + base64.b64encode(SOLUTION.encode()).decode()),
     "cell metadata": in_cell(metadata={"nbgrader": {"solution": SOLUTION}}),
     "metadata key": in_cell(metadata={SOLUTION: 1}),
     "notebook metadata": notebook_with(lambda n: n["metadata"].update(history=[SOLUTION])),
