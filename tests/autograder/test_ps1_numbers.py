@@ -192,6 +192,7 @@ def test_one_component_is_the_closed_form(s: SimpleNamespace) -> None:
     close(weights, [1.0])
     close(means[0], mean)
     close(covs[0], cov)
+    close(s.m_step(x, torch.ones(30, 1, dtype=torch.float64), ridge=0.25)[2][0], cov + 0.25 * np.eye(3))
 
 
 def test_m_step_maximises_the_expected_likelihood(s: SimpleNamespace) -> None:
@@ -243,6 +244,10 @@ def test_samples_have_the_mixtures_moments(s: SimpleNamespace) -> None:
     cov = (weights[:, None, None] * (covs + centred[:, :, None] * centred[:, None])).sum(0)
     close(x.mean(0), mean, rtol=0, atol=0.03)
     close(torch.cov(x.T), cov, rtol=0, atol=0.1)
+    for k in range(3):  # the columns of the factor that was used: the sum of their outer products is the covariance
+        only = torch.zeros(3, dtype=torch.float64).index_fill(0, torch.tensor(k), 1.0)
+        columns = s.sample_mixture(rand(2), torch.eye(2, dtype=torch.float64), only, means, covs) - means[k]
+        close(columns.T @ columns, covs[k])
     # each component is drawn on its own stretch of u, and u = 1 - 2^-53 stays inside even where the sum rounds below it
     edge = torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)
     tenth = torch.full((10,), 0.1, dtype=torch.float64)
