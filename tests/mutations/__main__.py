@@ -22,6 +22,7 @@ from tests.mutations import Mutation
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS_PER_ENTRY = 120
+PARTS = ("genmodels", "autograder", "problem_sets", "tests")
 
 
 def entries(names: list[str]) -> list[Mutation]:
@@ -50,7 +51,7 @@ def planted(mutation: Mutation, copy: Path) -> str | None:
 
 
 def run_tests(tests: str, copy: Path, log: Path) -> int:
-    """Run the named tests in a forked child that imports genmodels from `copy`; returns pytest's exit status."""
+    """Run the named tests in a forked child that imports the packages from `copy`; returns pytest's exit status."""
     pid = os.fork()
     if pid == 0:
         status = 99
@@ -61,7 +62,7 @@ def run_tests(tests: str, copy: Path, log: Path) -> int:
             os.dup2(descriptor, 2)
             os.chdir(copy)
             sys.path.insert(0, str(copy))
-            for name in [n for n in sys.modules if n.split(".")[0] in ("genmodels", "tests")]:
+            for name in [n for n in sys.modules if n.split(".")[0] in PARTS]:
                 del sys.modules[name]
             import pytest
             import torch
@@ -87,7 +88,7 @@ def judge(mutation: Mutation, scratch: Path) -> str:
     """'killed', 'SURVIVED', or what is wrong with the entry."""
     copy = scratch / "tree"
     shutil.rmtree(copy, ignore_errors=True)
-    for part in ("genmodels", "tests"):
+    for part in PARTS:
         shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", copy)
     problem = planted(mutation, copy)
@@ -104,7 +105,7 @@ def judge(mutation: Mutation, scratch: Path) -> str:
 def baseline(found: list[Mutation], scratch: Path) -> list[str]:
     """The tests that already fail without any fault: a mutation that such a test 'kills' proves nothing."""
     copy = scratch / "tree"
-    for part in ("genmodels", "tests"):
+    for part in PARTS:
         shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", copy)
     return [t for t in sorted({m.tests for m in found}) if run_tests(t, copy, scratch / "log") != 0]
