@@ -9,8 +9,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from autograder.grade import Answer, Grader
+from autograder.checks import Draw, Part, Run, run_question
+from autograder.grade import Answer, Grader, combine
 from autograder.problem_set import load
+from autograder.proxies import Reference, Student
 
 DEMO = Path(__file__).parent / "demo_ps"
 
@@ -98,9 +100,6 @@ def test_an_answer_that_is_wrong_in_its_own_way_gets_the_difference(grader, tmp_
 
 def test_hard_coding_the_public_answers_earns_nothing(grader, tmp_path):
     q = grader.ps.question("1b")
-    from autograder.checks import Draw, run_question
-    from autograder.proxies import Reference, Student
-
     with Answer(grader.zygote, grader.ps.solution_cells()) as solution:
         seen = []
 
@@ -117,6 +116,18 @@ def test_hard_coding_the_public_answers_earns_nothing(grader, tmp_path):
     result = grader.grade(notebook(tmp_path / "a.ipynb", ("answer:1b", cheat)))
     assert result.questions[1].public
     assert result.questions[1].points == 0
+
+
+def test_a_part_counts_as_at_its_worst_seed():
+    q = load(DEMO).question("1a")
+
+    def run(mean, variance):
+        return Run(q, [Part("mean", 2, mean), Part("variance", 2, variance)])
+
+    assert combine(q, [run(True, True), run(True, True)]).points == 4
+    assert combine(q, [run(True, True), run(True, False)]).points == 2
+    assert combine(q, [run(False, True), run(True, False)]).points == 0
+    assert combine(q, [run(True, True), Run(q, [Part("", 4, False)])]).points == 0
 
 
 def test_changing_the_input_in_place_is_told(grader, tmp_path):

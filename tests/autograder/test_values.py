@@ -67,6 +67,8 @@ def test_any_header_gives_a_value_or_is_refused(header, buffers):
         {"a": ["float64", [-1], 0]},
         {"a": ["float64", [True], 0]},
         {"a": ["float64", [2], 0]},
+        {"a": ["float64", [0], 0]},
+        {"a": ["float32", [1], 0]},
         {"a": ["float64", [1], 3]},
         {"a": ["float64", [1], -1]},
         {"a": ["bool", [8], 0]},
