@@ -1,5 +1,6 @@
 """What may cross, and that nothing else does: round trips, and headers made by an enemy."""
 
+import contextlib
 import json
 import math
 
@@ -53,10 +54,8 @@ def test_what_is_encoded_comes_back_the_same(value):
     st.lists(st.binary(max_size=16), max_size=2),
 )
 def test_any_header_gives_a_value_or_is_refused(header, buffers):
-    try:
+    with contextlib.suppress(BadValue):
         decode(header, buffers)
-    except BadValue:
-        pass
 
 
 @pytest.mark.parametrize(
