@@ -260,9 +260,9 @@ def test_choose_k(s: SimpleNamespace) -> None:
 
     def fit(x: Tensor, k: int) -> Any:
         fits.append((len(x), k))
-        return lambda points: -((k - 3) ** 2) + 0 * points[:, 0]
+        return lambda points: -((k - 3) ** 2) * points[:, 0]
 
-    best, scores = s.choose_k(fit, torch.zeros(5, 2), torch.zeros(4, 2), [5, 2, 7])
+    best, scores = s.choose_k(fit, torch.zeros(5, 2), torch.ones(4, 2), [5, 2, 7])
     assert best == 2
     assert scores == [-4.0, -1.0, -16.0]
     assert fits == [(5, 5), (5, 2), (5, 7)]
@@ -289,6 +289,7 @@ def test_the_digits_gain_is_what_scikit_learn_measures(s: SimpleNamespace, ps: P
     x = (images + generator.random(images.shape))[generator.permutation(len(images))] / 17
     torch.manual_seed(0)
     parameters = [p.numpy() for p in s.fit_digits(torch.from_numpy(x[:1348]))]
+    close(parameters[0].sum(), 1.0)
     model = sklearn.GaussianMixture(len(parameters[0]))
     model.weights_, model.means_, model.covariances_ = parameters
     model.precisions_cholesky_ = np.linalg.inv(np.linalg.cholesky(parameters[2])).transpose(0, 2, 1)
