@@ -260,10 +260,8 @@ class Job:
     """A grading process: takes a path, gives a result. Its process group dies with it."""
 
     def __init__(self, settings: Settings) -> None:
-        environment = {**os.environ, "AUTOGRADER_JOB": "1"}
-        environment["PYTHONPATH"] = os.pathsep.join(
-            [str(Path(__file__).resolve().parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        )
+        places = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the job
         self.process = subprocess.Popen(
             [sys.executable, "-m", "autograder.batch"],
