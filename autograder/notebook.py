@@ -269,10 +269,8 @@ def _checked(q: Question, recorded: Recorded, namespace: dict[str, Any]) -> Repo
     device = namespace.get("device", missing_device)
     runs = []
     try:
-        if device is not missing_device:
-            namespace["device"] = (
-                "cpu"  # the inputs are on the CPU: code that moves its model to `device` must meet them
-            )
+        if device is not missing_device:  # the inputs are on the CPU: what is moved to `device` must meet them there
+            namespace["device"] = "cpu"
         for seed in recorded.seeds[q.id]:
             student, reference = Student(_backend(namespace), seed), Replay(recorded.answers[q.id], seed)
             runs.append(run_question(q, student, reference, Draw(seed)))
