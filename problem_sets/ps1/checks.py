@@ -93,8 +93,10 @@ return [p.detach() for p in parameters], [float(loss) for loss in losses]
 
 @question("1d", points=4, names=["fit_by_sgd"], title="Stochastic gradient descent")
 def check_sgd(student: Any, reference: Any, draw: Any) -> None:
-    start = {"mean": draw.uniform(-0.5, 0.5, 2), "log_std": draw.uniform(0.2, 0.6, 2)}
-    x = draw.normal(16, 2) * draw.uniform(0.9, 1.3, 2) + draw.uniform(-0.5, 0.5, 2)
+    start = {"mean": draw.uniform(0, 0.5, 2), "log_std": draw.uniform(0.2, 0.6, 2)}
+    x = draw.normal(16, 2)
+    x = (x - x.mean(0)) / x.std(0)  # moments that are known: the speed of the descent hangs on them, not on luck
+    x = x * draw.uniform(0.9, 1.3, 2) + draw.uniform(0.6, 1.2, 2)
     with part("one step", 1):
         inputs = {**start, "x": x, "batches": draw.integers(0, 16, 1, 6), "rate": 0.3}
         right_parameters, right_losses = reference.script(FIT_GAUSSIAN, **inputs)
@@ -108,9 +110,9 @@ def check_sgd(student: Any, reference: Any, draw: Any) -> None:
         compare(parameters, right_parameters, "parameters after 6 steps")
         compare(losses, right_losses, "losses before each step")
     with part("ends at the closed form", 1):
-        batches = np.stack([draw.permutation(16) for _ in range(60)])  # all points in each batch: no noise is left
+        batches = np.stack([draw.permutation(16) for _ in range(80)])  # all points in each batch: no noise is left
         parameters, _ = student.script(FIT_GAUSSIAN, **start, x=x, batches=batches, rate=0.3)
-        compare(parameters, [x.mean(0), np.log(x.std(0))], "parameters after 60 steps on all points", rtol=1e-3)
+        compare(parameters, [x.mean(0), np.log(x.std(0))], "parameters after 80 steps on all points", rtol=1e-3)
 
 
 # 2. Mixtures and EM

@@ -304,3 +304,10 @@ def test_the_digits_gain_is_what_scikit_learn_measures(s: SimpleNamespace, ps: P
     assert float(pictures.min()) >= 0
     assert float(pictures.max()) <= 1
     assert float(pictures.std(0).mean()) > 0.05
+    levels = torch.tensor([0.3, 0.7], dtype=torch.float64)[:, None].expand(2, 64)
+    covs = 1e-4 * torch.eye(64, dtype=torch.float64).expand(2, 64, 64)
+    plain = s.sample_digits(4000, torch.tensor([0.25, 0.75], dtype=torch.float64), levels, covs).flatten(1)
+    dark = plain.mean(1) > 0.5
+    close(dark.double().mean(), 0.75, rtol=0, atol=0.04)
+    close(plain[dark].mean(), 0.7, rtol=0, atol=1e-3)
+    close(plain[dark].std(0).mean(), 0.01, rtol=0.03)
