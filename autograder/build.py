@@ -381,8 +381,17 @@ def student_files(problem_set: ProblemSet, recorded: Recorded) -> dict[str, byte
     files = {f"{name}.ipynb": starter_notebook(problem_set).encode()}
     for path in problem_set.data:
         files[path.relative_to(problem_set.folder).as_posix()] = path.read_bytes()
-    files[f"{folder}/recorded.json"], files[f"{folder}/recorded.npz"] = write_recorded(recorded)
-    return files | _code_files(problem_set)
+    checks = _code_files(problem_set)
+    checks[f"{folder}/recorded.json"], checks[f"{folder}/recorded.npz"] = write_recorded(recorded)
+    build = hashlib.sha256(b"".join(name.encode() + b"\0" + checks[name] for name in sorted(checks))).hexdigest()[:16]
+    checks[f"{folder}/__init__.py"] = (
+        f'"""Public checks of {name}: check("1a") in the notebook, submit() at its end."""\n\n'
+        "from .notebook import check, submit\n\n"
+        f'RELEASE = "{release(problem_set)}"  # of the questions: must be that of the notebook\n'
+        f'BUILD = "{build}"  # of the checks: another one in a newer zip replaces this folder\n'
+        '__all__ = ["BUILD", "RELEASE", "check", "submit"]\n'
+    ).encode()
+    return files | checks
 
 
 def _code_files(problem_set: ProblemSet) -> dict[str, bytes]:
@@ -391,11 +400,6 @@ def _code_files(problem_set: ProblemSet) -> dict[str, bytes]:
     here = Path(__file__).parent
     files = {f"{folder}/{module}.py": (here / f"{module}.py").read_bytes() for module in STANDALONE}
     files[f"{folder}/questions.py"] = public_checks(problem_set).encode()
-    files[f"{folder}/__init__.py"] = (
-        f'"""Public checks of {problem_set.name}: check("1a") in the notebook, submit() at its end."""\n\n'
-        "from .notebook import check, submit\n\n"
-        f'RELEASE = "{release(problem_set)}"\n__all__ = ["RELEASE", "check", "submit"]\n'
-    ).encode()
     return files
 
 
@@ -432,7 +436,13 @@ def leaks(archive: bytes | Path, problem_set: ProblemSet, hidden: Iterable[str |
     found: dict[str, None] = {}
     known = _code_files(problem_set)
     folder = f"{problem_set.name}_checks"
-    expected = {*known, f"{folder}/recorded.json", f"{folder}/recorded.npz", f"{problem_set.name}.ipynb"}
+    expected = {
+        *known,
+        f"{folder}/__init__.py",
+        f"{folder}/recorded.json",
+        f"{folder}/recorded.npz",
+        f"{problem_set.name}.ipynb",
+    }
     expected |= {path.relative_to(problem_set.folder).as_posix() for path in problem_set.data}
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as packed:

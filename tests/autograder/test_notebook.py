@@ -531,6 +531,23 @@ def test_setup_renews_an_older_checks_folder(setup, built, tmp_path):
     assert setup()[0] == ""
 
 
+def test_setup_takes_mended_checks_from_a_newer_zip(setup, built, tmp_path):
+    shutil.copy(built.student_zip, tmp_path)
+    assert setup()[0] == ""
+    assert setup()[1]["check"] is setup()[1]["check"], "the same zip is not unpacked again"
+    mended = load(shutil.copytree(DEMO, tmp_path / "source" / "demo_ps"))
+    checks = mended.folder / "checks.py"
+    checks.write_text(checks.read_text().replace("the weights' variance should be 1/D", "the variance should be 1/D"))
+    newer = build(load(mended.folder), tmp_path / "newer", in_place=False)
+    assert newer.release == built.release
+    shutil.copy(newer.student_zip, tmp_path)
+    said, namespace = setup()
+    assert said == ""
+    assert "the variance should" in (tmp_path / "demo_ps_checks" / "questions.py").read_text()
+    assert not (tmp_path / "demo_ps.ipynb").exists(), "a notebook is never unpacked"
+    exec("class Layer(torch.nn.Module):\n    pass\ncheck('1c')", namespace)
+
+
 def test_setup_wants_a_recent_torch(setup, built, tmp_path, monkeypatch):
     shutil.copy(built.student_zip, tmp_path)
     monkeypatch.setattr(torch, "__version__", "2.10.0+cpu")
