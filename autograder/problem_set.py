@@ -185,7 +185,7 @@ def load(name: str | Path) -> ProblemSet:
     ps = ProblemSet(folder, folder.name, cells, questions)
     ps.mistakes = read_variants(folder / "mistakes.py", "mistake")
     ps.alternatives = read_variants(folder / "alternatives.py", "alternative")
-    answered = {c.tagged("answer") for c in cells} - {None}
+    answered = [id for id in (c.tagged("answer") for c in cells) if id]
     for id in questions:
         if id not in answered:
             raise GraderError(f"{source.name}: no cell is tagged answer:{id}, and checks.py has a check for it")
