@@ -5,6 +5,7 @@ A term is a folder of CSV files:
     assignments.csv  assignment, category, possible, due[, late][, weight][, published]
     scores.csv       student, assignment, score[, hours_late | submitted_at]; a score may be `excused`
     scores/<assignment>.csv        instead or besides: student, total[, submitted_at], as `autograder batch` writes it
+    scores/<assignment>.<part>.csv what is added to it, such as the points of written questions: the same columns
     extensions.csv   student, assignment, hours       the due date moves by so much (optional)
     choices.csv      student, assignment, hours       free late hours that the student puts there (optional)
     regrades.csv     student, assignment, requested_at[, score]                                 (optional)
@@ -343,12 +344,17 @@ def read_term(folder: Path, policy: Path | None = None) -> Term:
     rules = read_policy(chosen) if policy is not None or chosen.exists() else Policy()
     assignments = _read_assignments(folder / "assignments.csv", rules)
     entries: dict[str, dict[str, Entry]] = {}
-    sources = [(None, folder / "scores.csv")] if (folder / "scores.csv").exists() else []
-    sources += [(p.stem, p) for p in sorted((folder / "scores").glob("*.csv"))]  # type: ignore[misc]
-    if not sources:
+    found = False
+    if (folder / "scores.csv").exists():
+        found = True
+        _read_scores(folder / "scores.csv", None, assignments, entries, rules)
+    files = sorted((folder / "scores").glob("*.csv"), key=lambda p: (p.stem not in assignments, p.name))
+    for path in files:  # whole assignments first, then parts that add to them
+        part = path.stem not in assignments and "." in path.stem
+        name = path.stem.rpartition(".")[0] if part else path.stem
+        _read_scores(path, name, assignments, entries, rules, part=part)
+    if not (found or files):
         raise GraderError(f"{folder}: neither scores.csv nor scores/*.csv")
-    for name, path in sources:
-        _read_scores(path, name, assignments, entries, rules)
     _read_hours(folder, assignments, entries)
     _read_regrades(folder / "regrades.csv", assignments, entries, rules)
     return Term(rules, assignments, entries)
@@ -388,8 +394,11 @@ def _read_scores(
     assignments: Mapping[str, Assignment],
     entries: dict[str, dict[str, Entry]],
     policy: Policy,
+    *,
+    part: bool = False,
 ) -> None:
     column = "score" if name is None else "total"
+    seen: set[str] = set()
     for row in _rows(path, ("student", "assignment", column) if name is None else ("student", column)):
         where = row["_where"]
         work = _known(assignments, row["assignment"] if name is None else name, where)
@@ -397,18 +406,27 @@ def _read_scores(
         if not student:
             raise GraderError(f"{where}: no student")
         mine = entries.setdefault(student, {})
-        if work.name in mine:
+        if (work.name in mine) and not part:
             raise GraderError(f"{where}: {student} has two scores for {work.name}")
-        entry = mine[work.name] = Entry()
+        if part and student in seen:
+            raise GraderError(f"{where}: {student} is there twice")
+        seen.add(student)
+        if not row[column] and row.get("notes", "").startswith("NOT GRADED"):
+            raise GraderError(f"{where}: {student} has no score yet: {row['notes'][:80]}")
+        if part and not row[column]:
+            continue
+        entry = mine.setdefault(work.name, Entry())
         if row[column].lower() == "excused":
             entry.excused = True
             continue
         if not row[column]:
             entry.missing = True
             continue
-        entry.score = exact(row[column], where)
-        if entry.score < 0:
+        points = exact(row[column], where)
+        if points < 0:
             raise GraderError(f"{where}: the score is negative")
+        entry.score, entry.missing = entry.score + points, False
+        entry.notes = [n for n in entry.notes if not n.startswith("above the ")]
         if entry.score > work.possible:
             entry.notes.append(f"above the {show(work.possible)} possible points: extra credit")
         if row.get("hours_late") and row.get("submitted_at"):
@@ -417,9 +435,9 @@ def _read_scores(
             late = exact(row["hours_late"], where)
             if not 0 <= late <= 24 * 366:
                 raise GraderError(f"{where}: {row['hours_late']} hours late is not possible")
-            entry.lateness = timedelta(microseconds=-(-late * 3_600_000_000 // 1))
+            entry.lateness = max(entry.lateness, timedelta(microseconds=-(-late * 3_600_000_000 // 1)))
         elif row.get("submitted_at"):
-            entry.lateness = max(moment(row["submitted_at"], where, policy.timezone) - work.due, timedelta(0))
+            entry.lateness = max(entry.lateness, moment(row["submitted_at"], where, policy.timezone) - work.due)
 
 
 def _read_hours(

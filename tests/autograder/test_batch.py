@@ -180,8 +180,8 @@ def test_a_job_that_hangs_is_given_up(
 ) -> None:
     monkeypatch.setattr(batch, "JOB_ATTEMPTS", 1)
     folder = hand_in(tmp_path / "in", ann=RIGHT, bob=RIGHT.replace("fine", "hang"), carl=RIGHT + "#")
-    run = run_batch(tiny, folder, tmp_path / "out", timeout=25, preload=QUICK)
-    assert [(e.student, "longer than 25 s" in e.failure) for e in run.failed] == [("bob", True)]
+    run = run_batch(tiny, folder, tmp_path / "out", timeout=12, preload=QUICK)
+    assert [(e.student, "longer than 12 s" in e.failure) for e in run.failed] == [("bob", True)]
     assert table(tmp_path / "out")["carl"]["total"] == "5"
 
 

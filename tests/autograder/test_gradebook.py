@@ -286,6 +286,28 @@ def test_scores_of_a_batch_run_are_taken_as_they_are(tmp_path: Path) -> None:
     assert (carl.lines[0].score, carl.lines[0].hours) == (Fraction("77.5"), 1)
 
 
+def test_points_of_written_questions_are_added(tmp_path: Path) -> None:
+    folder(tmp_path)
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores" / "ps1.csv").write_text("student,total,submitted_at\ncarl,70.5,2026-02-14T05:59:00Z\ndora,,\n")
+    (tmp_path / "scores" / "ps1.a-written.csv").write_text(
+        "student,total,submitted_at\ncarl,9.5,2026-02-14T06:59:00Z\ndora,4,\nemil,,\n"
+    )
+    (tmp_path / "scores.csv").unlink()
+    carl, dora, emil = read_term(tmp_path).grades()
+    assert (carl.lines[0].score, carl.lines[0].hours) == (80, 2)
+    assert dora.lines[0].score == 4
+    assert emil.lines[0].score == 0
+
+
+def test_what_was_not_graded_is_no_zero(tmp_path: Path) -> None:
+    folder(tmp_path)
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores" / "ps1.csv").write_text("student,total,notes\ncarl,,NOT GRADED: signal 9\n")
+    with pytest.raises(GraderError, match="carl has no score yet"):
+        read_term(tmp_path)
+
+
 def test_a_policy_file_changes_what_it_names(tmp_path: Path) -> None:
     folder(tmp_path)
     (tmp_path / "policy.json").write_text('{"free_hours": 0, "penalty_per_hour": 0.005, "letters": {"P": 45}}')

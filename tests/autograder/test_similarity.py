@@ -250,3 +250,19 @@ def test_docstrings_and_comments_are_no_tokens_and_lines_count_on() -> None:
         ("return", 7),
         ("string", 7),
     ]
+
+
+def test_other_right_answers_to_a_whole_problem_set_are_not_alike() -> None:
+    """The solution of problem set 1 and, question by question, what others wrote for it: far below the threshold."""
+    ps = problem_set.load("ps1")
+    others: dict[str, list[str]] = {}
+    for variant in ps.alternatives:
+        others.setdefault(variant.question, []).append(variant.source)
+    students = {"solution": [(str(i), str(c["source"])) for i, c in enumerate(ps.solution_cells())]}
+    for k in range(2):
+        students[f"other{k}"] = [(q, sources[k]) for q, sources in others.items() if len(sources) > k]
+    prints = fingerprints(students, [str(c["source"]) for c in ps.starter_cells()])
+    assert min(len(p) for p in prints.values()) > 150
+    found = pairs(prints, 0.0)
+    assert found
+    assert max(p.similarity for p in found) < similarity.THRESHOLD / 1.5
