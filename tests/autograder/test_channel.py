@@ -100,12 +100,12 @@ def test_refuses(what: str) -> None:
 def test_announced_lengths_are_capped_before_anything_is_read(header: int, body: int) -> None:
     read, write = os.pipe()
     os.write(write, struct.pack("!4sIQ", b"GMF1", header, body) + b"x" * 100)
+    os.close(write)
     reader = FrameReader()
     with pytest.raises(ChannelError, match="more than"):
         reader.read(read)
     assert len(reader.data) == 16
     os.close(read)
-    os.close(write)
 
 
 def test_any_changed_byte_is_a_channel_error_or_a_plain_value() -> None:
