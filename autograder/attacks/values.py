@@ -163,17 +163,23 @@ def cache(targets, when, given):
 
 @hostile("knows the public answers by heart", "call")
 def by_heart(targets, when, given):
+    import builtins
     import sys
 
     import torch
 
     name = sys._getframe(2).f_code.co_name
+    counts = builtins.__dict__.setdefault("_counts", {})
+    counts[name] = counts.get(name, -1) + 1
     answers = targets["public"].get(name) or [0.0]
 
     def tensors(v):
-        return tuple(map(tensors, v)) if isinstance(v, list) and v and isinstance(v[0], dict) else torch.tensor(v)
+        try:
+            return torch.tensor(v, dtype=torch.float64)
+        except (ValueError, TypeError):  # several arrays
+            return tuple(map(tensors, v))
 
-    return tensors(answers[0])
+    return tensors(answers[counts[name] % len(answers)])
 
 
 @hostile("raises an exception whose own methods raise, print and lie", "call")
