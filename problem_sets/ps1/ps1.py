@@ -718,9 +718,10 @@ plot_choice()
 # %% [markdown]
 # ## 2g. Handwritten digits (8 points)
 #
-# Now a density over images: 8 by 8 pixels, D = 64, written by hand ([Optical recognition of handwritten digits](
-# https://doi.org/10.24432/C50P49), E. Alpaydin and C. Kaynak, CC BY 4.0). Gray levels are whole numbers $v$ from 0 to
-# 16, and a density on whole numbers could grow without end by piling up on them. So uniform noise fills the gaps
+# Now a density over images: 8 by 8 pixels, D = 64, written by hand
+# ([Optical recognition of handwritten digits](https://doi.org/10.24432/C50P49), E. Alpaydin and C. Kaynak, CC BY 4.0).
+# Gray levels are whole numbers $v$ from 0 to 16, and a density on whole numbers could grow without end by piling up on
+# them. So uniform noise fills the gaps
 # (**dequantisation**): $x = (v + \text{noise}) / 17 \in [0, 1)$. That done, the log-density of $x$ is, on average, at
 # most the log-probability of the image $v$ plus $64 \log 17$.
 #
@@ -735,10 +736,10 @@ plot_choice()
 # | $\ge -2$: about as good as one Gaussian | 1 |
 # | $\ge 2$ | 3 |
 # | $\ge 5$ | 5 |
-# | $\ge 8$ | 7 |
+# | $\ge 7$ | 7 |
 #
-# Ten components, well started and with a sensible ridge, reach about 11, and there is room above. You have 120 seconds
-# on one CPU thread; the solution needs about two.
+# Ten components, well started and with a sensible ridge, reach 9 to 12, depending on the start, and there is room
+# above. You have 120 seconds on one CPU thread; the solution needs about two.
 #
 # Write also `sample_digits`: n images (n, 8, 8) drawn from a mixture with torch's own random numbers (`torch.rand`,
 # `torch.randn`), clipped to [0, 1] since a Gaussian does not know where gray levels end (1 point).
