@@ -23,11 +23,16 @@ if [ ! -x "$python" ]; then
   python3 -m venv "$venv"
 fi
 
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
+  say "$("$python" --version) is too old: choose an image of Ubuntu 22.04 or newer" >&2
+  false
+}
+
 if (cd "$source" && "$python" -B -m autograder.gradescope ready 2>/dev/null); then
   say "the Python packages are there"
 else
   say "installing Python packages"
-  "$python" -m pip install --quiet --disable-pip-version-check --root-user-action=ignore \
+  "$python" -m pip install --quiet --disable-pip-version-check \
     $(cat "$source/pip-options.txt" 2>/dev/null) -r "$source/requirements.txt"
   (cd "$source" && "$python" -B -m autograder.gradescope ready)
 fi

@@ -243,6 +243,27 @@ def test_the_zip_refuses_what_gradescope_does_not_know(tmp_path: Path) -> None:
         make_gradescope_zip(ps, tmp_path / "x.zip", b"")
 
 
+def test_extensions_in_the_zip_and_unreadable_metadata(tmp_path: Path) -> None:
+    given = tmp_path / "given.json"
+    given.write_text('{"ann@example.edu": 5}')
+    made = make_gradescope_zip(problem_set.load(DEMO), tmp_path / "a.zip", SECRET, extensions=given)
+    root = tmp_path / "root"
+    with zipfile.ZipFile(made) as opened:
+        opened.extractall(root / "source")
+    (root / "submission_metadata.json").write_text(json.dumps(metadata(timedelta(hours=7))))
+    when, problems = gradescope._time_of(root)
+    assert when is not None
+    assert (when.hours, problems) == (2, [])
+    (root / "extensions.csv").write_text("broken")
+    when, problems = gradescope._time_of(root)
+    assert when is not None
+    assert when.hours == 2
+    assert "cannot be read" in problems[0]
+    for broken in ("{", "[]", '{"created_at": 5}'):
+        (root / "submission_metadata.json").write_text(broken)
+        assert gradescope._time_of(root)[0] is None
+
+
 # -- a run that goes wrong
 
 
@@ -323,14 +344,23 @@ def test_a_link_in_the_results_place_is_not_followed(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir() if p.name.endswith(".part")] == []
 
 
-def test_setup_is_loud_where_it_fails(archive: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("fake", "said"),
+    [
+        ("*pip*) exit 9;; *version_info*) exit 0;;", "-m pip install"),
+        ("*--version*) echo Python 3.8;;", "3.8 is too old"),
+    ],
+)
+def test_setup_is_loud_where_it_fails(archive: Path, tmp_path: Path, fake: str, said: str) -> None:
     root = lay_out(archive, tmp_path / "root")
-    python = script(tmp_path / "python", 'case "$*" in *pip*) exit 9;; *) exit 1;; esac')
+    python = script(tmp_path / "python", f'case "$*" in {fake} *) exit 1;; esac')
     environment = {**os.environ, "AUTOGRADER_ROOT": str(root), "AUTOGRADER_PYTHON": str(python)}
     command = ["bash", str(root / "source" / "setup.sh")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "FAILED at line" in done.stderr
+    assert said in done.stderr
+    assert "setup.sh: done" not in done.stdout
 
 
 # -- the real scripts
