@@ -23,7 +23,7 @@ from .diagnosis import likeness, public_seeds, unwritten
 from .errors import GraderError
 from .problem_set import ProblemSet, Variant
 from .proxies import Reference, Student
-from .sandbox import Limits, Worker, WorkerFailure, Zygote
+from .sandbox import Limits, Worker, WorkerFailure, Zygote, preload_for
 from .submission import read_submission
 
 LOAD_SECONDS = 30.0  # for all cells of a submission together
@@ -374,8 +374,19 @@ def combine(q: Question, runs: list[Run]) -> QuestionResult:
 
 
 def grade(problem_set: ProblemSet, path: Path | str, **options: Any) -> GradeResult:
-    """Grade one submission; the options are those of Grader."""
-    with Grader(problem_set, **options) as grader:
+    """Grade one submission; the options are those of Grader. The sandbox imports only what the code mentions."""
+    if options.get("zygote") is not None:
+        with Grader(problem_set, **options) as grader:
+            return grader.grade(path)
+    cells = problem_set.solution_cells()
+    with contextlib.suppress(GraderError):
+        cells = cells + read_submission(Path(path)).cells
+    preload = preload_for("\n".join(cell["source"] for cell in cells))
+    device, limits = options.pop("device", "cpu"), options.pop("limits", None) or Limits()
+    with (
+        Zygote(options.pop("level", None), device, limits, preload=preload) as zygote,
+        Grader(problem_set, **{**options, "zygote": zygote}) as grader,
+    ):
         return grader.grade(path)
 
 
