@@ -12,6 +12,7 @@ otter-grader needs version 6 or newer. If it lives in another environment, name 
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from autograder import problem_set as problem_sets
 from autograder.batch import Entry, run_batch
 from autograder.checks import Question
 from autograder.errors import GraderError
+from autograder.executor import _harmless
 from autograder.grade import Grader
 from autograder.problem_set import Cell, ProblemSet, solved, starter
 
@@ -46,32 +48,44 @@ points = {points}
 
 @test_case(points={points}, hidden=False)
 def test_question(env):
-    check({folder!r}, {id!r}, {seeds!r}, env)
+    check({folder!r}, {solution!r}, {id!r}, {seeds!r}, env)
 """
 
 
-def notebook(ps: ProblemSet, sources: list[str], number: int) -> str:
+def parts(ps: ProblemSet) -> list[Cell]:
+    """Setup and answer cells, and the imports and definitions of the others: no training runs, no pictures."""
+    found = []
+    for c in ps.cells:
+        if c.kind == "code" and ("setup" in c.tags or c.tagged("answer")):
+            found.append(c)
+        elif c.kind == "code" and not c.tags:
+            kept = [ast.unparse(node) for node in ast.parse(c.source).body if _harmless(node)]
+            if kept:
+                found.append(Cell("code", "\n".join(kept)))
+    return found
+
+
+def notebook(cells: list[Cell], sources: list[str], number: int) -> str:
     """A notebook of code cells, no two alike; each cell tagged as in the set's source."""
-    cells = [c for c in ps.cells if c.kind == "code" and ("setup" in c.tags or c.tagged("answer"))]
     made: list[dict[str, Any]] = [
         {"cell_type": "code", "id": f"cell-{i}", "metadata": {"tags": list(c.tags)}, "source": source,
          "outputs": [], "execution_count": None}
         for i, (c, source) in enumerate(zip(cells, sources, strict=True))
     ]  # fmt: skip
-    made[-1]["source"] = str(made[-1]["source"]) + f"\n# submission {number}\n"
+    made[-1]["source"] += f"\n# submission {number}\n"
     return json.dumps({"cells": made, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
 
 
 def write_submissions(ps: ProblemSet, folder: Path, count: int) -> None:
     """Half of them the solution, a quarter with one mistake, a quarter the starter."""
-    cells: list[Cell] = [c for c in ps.cells if c.kind == "code" and ("setup" in c.tags or c.tagged("answer"))]
+    cells = parts(ps)
     for i in range(count):
         sources = [starter(c) if i % 4 == 3 else solved(c) for c in cells]
         if i % 4 == 1 and ps.mistakes:
             mistake = ps.mistakes[(i // 4) % len(ps.mistakes)]
             at = next(k for k, c in enumerate(cells) if c.tagged("answer") == mistake.question)
             sources[at] += "\n\n" + mistake.source
-        (folder / f"student{i:03d}.ipynb").write_text(notebook(ps, sources, i), "utf-8")
+        (folder / f"student{i:03d}.ipynb").write_text(notebook(cells, sources, i), "utf-8")
 
 
 def seeds_of(ps: ProblemSet) -> dict[str, list[int]]:
@@ -105,12 +119,16 @@ def ours(ps: ProblemSet, folder: Path, out: Path, jobs: int) -> tuple[list[float
 
 
 def otter_zip(ps: ProblemSet, path: Path) -> None:
-    """otter's autograder: one test file a question."""
+    """otter's autograder: one test file a question; the solution lies beside it, outside of the archive."""
+    solution = path.with_name("solution.json")
+    solution.write_text(json.dumps(ps.solution_cells()), "utf-8")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("otter_config.json", json.dumps({"pdf": False}))
         for id, seeds in seeds_of(ps).items():
-            values = {"root": str(ROOT), "folder": str(ps.folder), "seeds": seeds, "id": id}
-            archive.writestr(f"tests/q{id}.py", OTTER_TEST.format(**values, points=ps.questions[id].points))
+            values = {"root": str(ROOT), "folder": str(ps.folder), "solution": str(solution)}
+            archive.writestr(
+                f"tests/q{id}.py", OTTER_TEST.format(**values, seeds=seeds, id=id, points=ps.questions[id].points)
+            )
 
 
 def otter(ps: ProblemSet, folder: Path, work: Path, jobs: int, python: str, count: int) -> tuple[list[float], Any, str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
 from autograder.checks import Draw, Question, questions_of, run_question
-from autograder.executor import execute
+from autograder.executor import execute, load_cells
 from autograder.proxies import Reference, Student
 
 
@@ -24,28 +25,19 @@ def questions(folder: str) -> dict[str, Question]:
 
 
 @functools.lru_cache(maxsize=1)
-def solution(folder: str) -> dict[str, Any]:
-    """The solution's namespace: its code stands in the set's source, between markers that are comments."""
+def namespace_of(solution: str) -> dict[str, Any]:
+    """The solution's namespace."""
     namespace: dict[str, Any] = {}
-    cells: list[list[str]] = [[]]
-    keep = False
-    for line in Path(folder, Path(folder).name + ".py").read_text("utf-8").splitlines():
-        if line.startswith("# %%"):
-            keep = "answer:" in line or '"setup"' in line
-            cells.append([])
-        elif keep:
-            cells[-1].append(line)
-    for cell in cells:
-        exec("\n".join(cell), namespace)
+    load_cells(namespace, json.loads(Path(solution).read_text("utf-8")))
     return namespace
 
 
-def check(folder: str, id: str, seeds: list[int], env: dict[str, Any]) -> None:
+def check(folder: str, solution: str, id: str, seeds: list[int], env: dict[str, Any]) -> None:
     """Run a check at each seed, in this process. Errors: AssertionError with the first line where it fails."""
     q = questions(folder)[id]
     for seed in seeds:
         student = Student(lambda request: execute(env, request), seed)
-        reference = Reference({}, lambda request: execute(solution(folder), request), seed)
+        reference = Reference({}, lambda request: execute(namespace_of(solution), request), seed)
         run = run_question(q, student, reference, Draw(seed))
         for part in run.parts:
             assert part.passed, "; ".join(part.lines)
