@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .checks import AnswerError, seed_of
+from .errors import GraderError
 from .values import BadValue, encode
 
 Backend = Callable[[dict[str, Any]], dict[str, Any]]
@@ -126,6 +127,7 @@ class Reference(Side):
             reply = self._backend(request)
             if "error" in reply:
                 error = reply["error"]
-                raise RuntimeError(f"the solution raised {error['type']}: {error['message']} {error['where']}")
+                place = f" at {error['where']}" if error["where"] else ""
+                raise GraderError(f"the solution raised {error['type']}: {error['message']}{place}")
             self._memory[key] = reply["ok"]
         return self._memory[key]

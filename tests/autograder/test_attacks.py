@@ -110,7 +110,7 @@ def test_canary_sees(name: str, tmp_path: Path) -> None:
         (attack,) = [a for a in all_attacks(canary) if a.name == name]
         path = attack.make(NAMES, tmp_path)
         run = f"source = open({str(path)!r}).read()\nexec(source, globals())\ntotal()\n"
-        done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, timeout=60, cwd=tmp_path)
         effects = canary.effects(done.stdout + done.stderr)
         for pid in canary._survivors():
             subprocess.run(["kill", "-9", str(pid)], check=True)

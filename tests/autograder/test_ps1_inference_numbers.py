@@ -16,7 +16,7 @@ from torch.distributions import MultivariateNormal, Normal
 from autograder.executor import load_cells
 from autograder.problem_set import load
 
-FOLDER = "ps1b"
+FOLDER = "ps1"
 GRID = torch.linspace(-25, 25, 50_001, dtype=torch.float64)  # for integrals over the line, by sums
 STEP = 0.001
 NODES, WEIGHTS = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(60))
