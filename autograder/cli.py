@@ -1,4 +1,4 @@
-"""The command `autograder`: build, grade, batch, audit, gradebook.
+"""The command `autograder`: build, grade, batch, audit, gradebook, gradescope-local.
 
 Everything heavy is imported inside the command that needs it. What the user can mend ends with one line and status 2,
 an interrupt with status 130; `grade` ends with 0 whatever the score, `audit` with 1 where something does not hold.
@@ -36,7 +36,13 @@ def _build(arguments: argparse.Namespace) -> int:
     out = arguments.out or Path(os.environ.get("AUTOGRADER_BUILD", "build")) / ps.name
     built = build.build(ps, out, jobs=os.cpu_count() or 1)
     secret = bytes.fromhex(build.secret_file(out).read_text("ascii").strip())
-    gradescope_zip = gradescope.make_gradescope_zip(ps, out / f"{ps.name}_gradescope.zip", secret)
+    gradescope_zip = gradescope.make_gradescope_zip(
+        ps,
+        out / f"{ps.name}_gradescope.zip",
+        secret,
+        extensions=arguments.extensions,
+        pip_options=arguments.pip_options,
+    )
     for path, what in (
         (built.starter, "starter, for students"),
         (built.student_zip, "student zip: starter, public checks, recorded answers"),
@@ -86,6 +92,12 @@ def _batch(arguments: argparse.Namespace) -> int:
     return batch.main(arguments)
 
 
+def _gradescope_local(arguments: argparse.Namespace) -> int:
+    from . import gradescope
+
+    return gradescope.main(arguments)
+
+
 def _gradebook(arguments: argparse.Namespace) -> int:
     from . import gradebook
 
@@ -129,6 +141,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, help="folder (default: build/NAME)")
     sub.add_argument("--check", action="store_true", help="only say whether the committed starter is in step")
 
+    sub.add_argument("--extensions", type=Path, help="per-student extensions for Gradescope, CSV or JSON: email, hours")
+    sub.add_argument("--pip-options", default="", help="options of pip on Gradescope, as for a smaller build of torch")
+
     sub = add("grade", _grade, "grade one submission: .ipynb, .py or .zip")
     sub.add_argument("problem_set")
     sub.add_argument("submission")
@@ -148,6 +163,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     sub.add_argument("--no-attacks", action="store_true", help="questions only")
 
+    sub = add("gradescope-local", _gradescope_local, "run a Gradescope zip's real scripts on a submission, here")
+    _late("gradescope-local", sub)
+
     sub = add("gradebook", _gradebook, "late hours, weights and letters by the course's policy")
     _late("gradebook", sub)
     return parser
@@ -158,7 +176,7 @@ def _late(command: str, sub: argparse.ArgumentParser) -> None:
     if command in sys.argv[1:2]:
         import importlib
 
-        importlib.import_module(f"autograder.{command}").add_arguments(sub)
+        importlib.import_module(f"autograder.{command.partition('-')[0]}").add_arguments(sub)
 
 
 def main() -> int:

@@ -30,9 +30,20 @@ LECTURES: tuple[Lecture, ...] = (
         "A2",
         "Maximum likelihood",
         "maximum_likelihood/gaussian maximum_likelihood/categorical maximum_likelihood/exponential_family",
+        questions=("ps1/1a", "ps1/1b", "ps1/1c", "ps1/1d", "ps1/1e"),
     ),
-    Lecture("A3", "Mixtures and variational inference", "mixtures/gmm mixtures/variational"),
-    Lecture("A4", "Networks", "networks/backprop networks/convolution networks/image_translation"),
+    Lecture(
+        "A3",
+        "Mixtures and variational inference",
+        "mixtures/gmm mixtures/variational",
+        questions=tuple(f"ps1/{n}{letter}" for n, letters in ((2, "abcdefgh"), (3, "abcdef")) for letter in letters),
+    ),
+    Lecture(
+        "A4",
+        "Networks",
+        "networks/backprop networks/convolution networks/image_translation",
+        questions=("ps1/4a", "ps1/4b", "ps1/4c"),
+    ),
     Lecture(
         "A5",
         "Variational autoencoders",
