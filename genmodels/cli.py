@@ -107,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--only", metavar="A,B", help="these recipes only")
     command.add_argument("--quick", action="store_true", help="a minute in all: shorter trainings, no bars")
     command.add_argument("--out", metavar="DIR", default="runs/tour")
+    command.add_argument("--jobs", type=int, help="trainings side by side (default: one for each core, at most 4)")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--device", default="auto")
     return parser
@@ -238,7 +239,9 @@ def _tour(arguments: argparse.Namespace) -> int:
     from genmodels import tour
 
     only = [name.strip() for name in arguments.only.split(",") if name.strip()] if arguments.only else None
-    return tour.tour(arguments.out, only=only, quick=arguments.quick, seed=arguments.seed, device=arguments.device)
+    jobs = max(1, arguments.jobs) if arguments.jobs is not None else tour.side_by_side(arguments.device)
+    chosen = {"only": only, "quick": arguments.quick, "seed": arguments.seed, "device": arguments.device}
+    return tour.tour(arguments.out, jobs=jobs, **chosen)
 
 
 COMMANDS = {

@@ -163,7 +163,7 @@ RECIPES: dict[str, Recipe] = {
         model="genmodels.flows.iaf:IAF",
         data="moons",
         options={"num_layers": 8, "hidden": 64},
-        train={**FLOW_TRAIN, "lr": 4e-3},
+        train={**FLOW_TRAIN, "steps": 3200, "lr": 4e-3},
         on=flow_on_images(num_layers=2, hidden=256),
         measure="nll_gap",
         must=0.05,
@@ -232,7 +232,7 @@ RECIPES: dict[str, Recipe] = {
         data="eight_gaussians",
         options={"hidden": (128, 128, 128), "steps": 10, "step_size": 0.03, "reinit": 0.001, "buffer_size": 1024},
         train={
-            "steps": 2200,
+            "steps": 1700,
             "batch_size": 256,
             "lr": 4e-3,
             "betas": (0.9, 0.99),
@@ -335,8 +335,8 @@ RECIPES: dict[str, Recipe] = {
     "rectified_flow": Recipe(
         model="genmodels.flow_matching.rectified_flow:RectifiedFlow",
         data="moons_cfm",
-        options={"width": 128, "reflow_after": 2000},
-        train={"steps": 3500, "batch_size": 256, "lr": 2e-3, "schedule": "cosine", "ema": 0.99},
+        options={"width": 128, "reflow_after": 1400},
+        train={"steps": 2500, "batch_size": 256, "lr": 2e-3, "schedule": "cosine", "ema": 0.99},
         on=FLOW_MATCHING_ON_IMAGES,
         measure="reflow_w2",
     ),
@@ -346,7 +346,7 @@ RECIPES: dict[str, Recipe] = {
         data="text",
         options={"context": 64, "num_layers": 4, "num_heads": 4, "width": 128},
         train={
-            "steps": 1300,
+            "steps": 900,
             "batch_size": 12,
             "lr": 3e-3,
             "betas": (0.9, 0.99),

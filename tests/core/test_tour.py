@@ -11,6 +11,7 @@ import pytest
 from genmodels import data, measures, tour
 from genmodels.cli import main
 from genmodels.data import Data
+from genmodels.errors import UserError
 from genmodels.evaluation.frechet import frechet_distance
 from genmodels.zoo import RECIPES
 
@@ -106,3 +107,16 @@ def test_frechet_distance_between_gaussians() -> None:
     assert frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
     root = torch.randn(3, 3, generator=g, dtype=torch.float64)
     assert frechet_distance(x @ root, y @ root) != pytest.approx(8, rel=0.02)
+
+
+def test_trainings_side_by_side_give_what_they_give_in_turn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["gaussian", "gmm"]
+    assert tour.tour(tmp_path / "two", only=names, jobs=2) == 0
+    assert tour.tour(tmp_path / "one", only=names, jobs=1) == 0
+    text = capsys.readouterr().out
+    assert all(text.count(f"{name:16s} ok") == 2 for name in names)
+    two, one = ((tmp_path / folder / "index.html").read_text() for folder in ("two", "one"))
+    assert two.index("id='gaussian'") < two.index("id='gmm'")
+    assert two.count("<img") == one.count("<img") > 2
+    with pytest.raises(UserError):
+        tour.tour(tmp_path / "two", only=["gausian", "gmm"], jobs=2)
