@@ -34,7 +34,7 @@ def gan(data_root: str | None, seed: int) -> tuple[list[Figure], int]:
 
 
 def wgan_gp(data_root: str | None, seed: int) -> tuple[list[Figure], int]:
-    return grid("wgan_gp", seed, steps=8_000)
+    return grid("wgan_gp", seed, steps=12_000, options={"penalty": 0.5})
 
 
 QUALITY = {
