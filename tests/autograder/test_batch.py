@@ -180,14 +180,14 @@ def test_a_job_that_hangs_is_given_up(
 ) -> None:
     monkeypatch.setattr(batch, "JOB_ATTEMPTS", 1)
     folder = hand_in(tmp_path / "in", ann=RIGHT, bob=RIGHT.replace("fine", "hang"), carl=RIGHT + "#")
-    run = run_batch(tiny, folder, tmp_path / "out", timeout=12, preload=QUICK)
-    assert [(e.student, "longer than 12 s" in e.failure) for e in run.failed] == [("bob", True)]
+    run = run_batch(tiny, folder, tmp_path / "out", timeout=8, preload=QUICK)
+    assert [(e.student, "longer than 8 s" in e.failure) for e in run.failed] == [("bob", True)]
     assert table(tmp_path / "out")["carl"]["total"] == "5"
 
 
 def test_a_killed_run_goes_on(tiny: problem_set.ProblemSet, tmp_path: Path) -> None:
     slow = RIGHT.replace("fine", "slow")
-    folder = hand_in(tmp_path / "in", **{f"s{i}": slow + f"# {i}\n" for i in range(6)})
+    folder = hand_in(tmp_path / "in", **{f"s{i}": slow + f"# {i}\n" for i in range(4)})
     out = tmp_path / "out"
     code = (
         "import sys; from pathlib import Path; from autograder import batch, problem_set\n"
@@ -196,14 +196,14 @@ def test_a_killed_run_goes_on(tiny: problem_set.ProblemSet, tmp_path: Path) -> N
     )
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True) as process:
         end = time.monotonic() + 200
-        while time.monotonic() < end and len(list(out.glob("graded/*.json"))) < 2:
+        while time.monotonic() < end and not list(out.glob("graded/*.json")):
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGKILL)
     before = len(list(out.glob("graded/*.json")))
-    assert 2 <= before < 6
+    assert 1 <= before < 4
     run = run_batch(tiny, folder, out, preload=QUICK)
-    assert before <= run.reused < 6
-    assert len(table(out)) == 6
+    assert before <= run.reused < 4
+    assert len(table(out)) == 4
     assert not run.failed
 
 
