@@ -23,7 +23,7 @@ from .diagnosis import likeness, public_seeds, unwritten
 from .errors import GraderError
 from .problem_set import ProblemSet, Variant
 from .proxies import Reference, Student
-from .sandbox import Limits, Worker, WorkerFailure, Zygote, preload_for
+from .sandbox import Limits, Worker, WorkerFailure, Zygote, preload_for, start_best
 from .submission import read_submission
 
 LOAD_SECONDS = 30.0  # for all cells of a submission together
@@ -98,6 +98,7 @@ class Answer:
     def __init__(self, zygote: Zygote, cells: list[dict[str, Any]]) -> None:
         self.cells = list(cells)
         self.problems: list[str] = []
+        self.names: set[str] = set()  # what the code defines
         self.output = ""
         self._zygote = zygote
         self._worker: Worker | None = None
@@ -141,6 +142,17 @@ class Answer:
             self._failed = str(failure)
             raise AnswerError(f"{request.get('name', 'the answer')}: {failure}") from None
 
+    def lacks(self, names: Sequence[str]) -> str | None:
+        """One line where none of these names is defined, so that there is nothing to ask; else None."""
+        try:
+            self._started()
+        except AnswerError as error:
+            return error.lines[0]
+        if self.names.intersection(names):
+            return None
+        those = " and ".join(names) + (" is" if len(names) == 1 else " are")
+        return f"{those} not defined: the cell is missing, was not run, or failed"
+
     def _started(self) -> Worker:
         if self._worker is not None and self._worker.alive:
             return self._worker
@@ -156,10 +168,11 @@ class Answer:
         self.close()
         self._worker = self._zygote.worker()
         self._worker.__enter__()
-        self.problems = []
+        self.problems, self.names = [], set()
         for cells in groups:
             reply = self._worker.request({"op": "load", "cells": cells}, wall)
             self.problems += reply["ok"]["problems"] if "ok" in reply else [str(reply["error"]["message"])]
+            self.names |= set(reply["ok"]["names"]) if "ok" in reply else set()
 
     def _load_one_by_one(self) -> None:
         """Find the cells that hang or kill the worker, and do without them."""
@@ -287,6 +300,8 @@ class Grader:
         """Run a question's check at its public and hidden seeds, and explain what went wrong."""
         start = time.monotonic()
         answer.begin_question()
+        if line := answer.lacks(q.names):
+            return self.nothing(q, line)
         public = self.public_seeds(q)
         if seeds is None:
             seeds = public + (self.hidden_seeds(q) if self.zygote.level != "public" and not q.quality else [])
@@ -378,15 +393,16 @@ def grade(problem_set: ProblemSet, path: Path | str, **options: Any) -> GradeRes
     if options.get("zygote") is not None:
         with Grader(problem_set, **options) as grader:
             return grader.grade(path)
-    cells = problem_set.solution_cells()
+    cells: list[dict[str, Any]] = []
     with contextlib.suppress(GraderError):
-        cells = cells + read_submission(Path(path)).cells
+        cells = read_submission(Path(path)).cells
     preload = preload_for("\n".join(cell["source"] for cell in cells))
-    device, limits = options.pop("device", "cpu"), options.pop("limits", None) or Limits()
-    with (
-        Zygote(options.pop("level", None), device, limits, preload=preload) as zygote,
-        Grader(problem_set, **{**options, "zygote": zygote}) as grader,
-    ):
+    device, limits, level = options.pop("device", "cpu"), options.pop("limits", None), options.pop("level", None)
+    if level is None:
+        zygote = start_best(device, limits, preload=preload)
+    else:
+        zygote = Zygote(level, device, limits or Limits(), preload=preload)
+    with zygote, Grader(problem_set, **{**options, "zygote": zygote}) as grader:
         return grader.grade(path)
 
 
