@@ -47,6 +47,13 @@ def test_compare_is_relative_to_scale(seed, power):
     assert difference(e.astype(np.float32), e, "x") == []
 
 
+def test_single_precision_is_forgiven_a_thousandth_and_no_more():
+    e = Draw(3).normal(50)
+    assert difference((e * (1 + 5e-4)).astype(np.float32), e, "x") == []
+    assert difference((e * (1 + 5e-3)).astype(np.float32), e, "x")
+    assert difference(e * (1 + 5e-4), e, "x")
+
+
 def test_compare_says_what_differs():
     e = np.arange(6.0).reshape(2, 3)
     assert "shape is (3, 2), and (2, 3)" in difference(e.T, e, "x")[0]

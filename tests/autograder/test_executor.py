@@ -1,5 +1,7 @@
 """The executor: what student code gets, what comes back of it, and how its failures are told."""
 
+import random
+
 import numpy as np
 import pytest
 
@@ -43,15 +45,20 @@ def test_every_call_is_seeded_and_leaves_the_callers_generators_alone():
 
     namespace, _ = loaded("import random\ndef f():\n    return torch.randn(3), np.random.rand(), random.random()")
     before = torch.get_rng_state()
+    others = np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
     first, second = call(namespace, "f")["ok"], call(namespace, "f")["ok"]
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     assert bool((torch.get_rng_state() == before).all())
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == others  # noqa: NPY002
 
 
 @pytest.mark.parametrize("body", ["x += 1", "x.zero_()", "x.resize_(1)", "x[0] = 3"])
 def test_inputs_changed_in_place_are_reported(body):
     namespace, _ = loaded(f"def f(x):\n    {body}\n    return 0.0")
     assert call(namespace, "f", np.arange(1.0, 4.0))["mutated"] == ["0"]
+    assert execute(namespace, {"op": "call", "name": "f", "args": [], "kwargs": {"x": np.arange(1.0, 4.0)}, "seed": 1})[
+        "mutated"
+    ] == ["x"]
     namespace, _ = loaded(f"def f(x):\n    x = x.clone()\n    {body}\n    return 0.0")
     assert call(namespace, "f", np.arange(1.0, 4.0))["mutated"] == []
 
