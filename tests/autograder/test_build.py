@@ -17,9 +17,9 @@ import nbformat
 import pytest
 
 from autograder import build as module
-from autograder.build import Built, build, leaks, out_of_step, pack
+from autograder.build import build, leaks, out_of_step, pack
 from autograder.errors import GraderError
-from autograder.problem_set import ProblemSet, load
+from autograder.problem_set import load
 from autograder.submission import read_submission
 
 DEMO = Path(__file__).parent / "demo_ps"
@@ -27,16 +27,6 @@ SOLUTION = "spread = ((x - centre) ** 2).mean(0)"
 WRITTEN = "The derivative by $\\mu$ is $\\sum_n (x_n - \\mu) / \\sigma^2$. It is zero at the mean only"
 MISTAKE = "return x.mean(0), x.std(0, correction=0)"
 ALTERNATIVE = "return first, (x * x).mean(0) - first**2"
-
-
-@pytest.fixture(scope="module")
-def demo() -> ProblemSet:
-    return load(DEMO)
-
-
-@pytest.fixture(scope="module")
-def built(demo: ProblemSet, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    return build(demo, tmp_path_factory.mktemp("built"), in_place=False)
 
 
 def members(path: Path) -> dict[str, bytes]:

@@ -22,21 +22,11 @@ from autograder.build import Built, build
 from autograder.checks import AnswerError, seed_of
 from autograder.grade import grade
 from autograder.notebook import Answer, Replay, fingerprint, near
-from autograder.problem_set import ProblemSet, load
+from autograder.problem_set import load
 from autograder.submission import read_submission
 
 DEMO = Path(__file__).parent / "demo_ps"
 RIGHT = "def gaussian_mle(x):\n    return x.mean(0), x.var(0, correction=0)"
-
-
-@pytest.fixture(scope="module")
-def demo() -> ProblemSet:
-    return load(DEMO)
-
-
-@pytest.fixture(scope="module")
-def built(demo: ProblemSet, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    return build(demo, tmp_path_factory.mktemp("built"), in_place=False)
 
 
 @pytest.fixture(scope="module")
