@@ -263,6 +263,16 @@ class Grader:
         """The seeds of the hidden check, which nobody knows without the secret."""
         return [seed_of(self._secret.hex(), self.ps.name, q.id, i) for i in range(q.seeds)]
 
+    def seeds(self, q: Question) -> list[int]:
+        """The seeds that a question is graded at: the public one and the hidden ones.
+
+        Trained quality is measured at the hidden seed alone, the same for the whole class: it costs a training, and
+        data that are known beforehand could be fitted.
+        """
+        if self.zygote.level == "public":
+            return self.public_seeds(q)
+        return self.hidden_seeds(q) if q.quality else self.public_seeds(q) + self.hidden_seeds(q)
+
     question_seconds: float | None = None  # a wall clock for every question in place of its own, where it is shorter
 
     def grade(self, path: Path | str, only: Sequence[str] | None = None) -> GradeResult:
@@ -294,7 +304,8 @@ class Grader:
 
     def nothing(self, q: Question, line: str) -> QuestionResult:
         """A question that earned nothing, for one reason."""
-        return QuestionResult(q.id, q.title, 0.0, q.points, [("", 0.0, q.points, [line])], [line], False)
+        nothing = [("", 0.0, q.points, [line])]
+        return QuestionResult(q.id, q.title, 0.0, q.points, nothing, [line], False, quality=q.quality)
 
     def grade_question(self, q: Question, answer: Answer, seeds: list[int] | None = None) -> QuestionResult:
         """Run a question's check at its public and hidden seeds, and explain what went wrong."""
@@ -304,7 +315,7 @@ class Grader:
             return self.nothing(q, line)
         public = self.public_seeds(q)
         if seeds is None:
-            seeds = public + (self.hidden_seeds(q) if self.zygote.level != "public" and not q.quality else [])
+            seeds = self.seeds(q)
         runs: list[tuple[int, Run]] = []
         clock = Clock(min(q.seconds, self.question_seconds or q.seconds))
         for seed in seeds:
@@ -312,7 +323,8 @@ class Grader:
             if answer.stopped:
                 break
         result = combine(q, [r for _, r in runs])
-        result.public = all(p.points >= p.possible for seed, r in runs if seed in public for p in r.parts)
+        shown = [r for seed, r in runs if seed in public] or [r for _, r in runs]
+        result.public = all(p.points >= p.possible for r in shown for p in r.parts)
         for seed, run in runs:
             if any(not c.passed for c in run.compared):
                 if variant := self.recognise(q, run, seed):

@@ -94,7 +94,7 @@ def seeds_of(ps: ProblemSet) -> dict[str, list[int]]:
     grader.ps, grader._secret = ps, SECRET
 
     def of(q: Question) -> list[int]:
-        return grader.public_seeds(q) + ([] if q.quality else grader.hidden_seeds(q))
+        return grader.hidden_seeds(q) if q.quality else grader.public_seeds(q) + grader.hidden_seeds(q)
 
     return {q.id: of(q) for q in ps.questions.values()}
 

@@ -1,5 +1,6 @@
 """Grading, in the best isolation that this machine offers: fair scores, hints, and questions that fail alone."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from autograder.checks import Draw, Part, Run, run_question
+from autograder.checks import Draw, Part, Run, bands, part, run_question
 from autograder.grade import Answer, Grader, combine
 from autograder.problem_set import load
 from autograder.proxies import Reference, Student
@@ -192,3 +193,19 @@ def test_the_grader_never_imports_torch(tmp_path):
     start = time.monotonic()
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
     assert time.monotonic() - start < 60
+
+
+def test_trained_quality_is_measured_at_the_hidden_seed_alone(grader, tmp_path):
+    asked = []
+
+    def seen(student, reference, draw):
+        asked.append(draw.seed)
+        with part("figure", 4):
+            bands(1.0, [(0.5, 4)], what="figure")
+
+    q = dataclasses.replace(grader.ps.question("1a"), id="1q", names=("gaussian_mle",), run=seen, seeds=1, quality=True)
+    with Answer(grader.zygote, [{"source": GAUSSIAN, "whole": True, "label": "1"}]) as answer:
+        result = grader.grade_question(q, answer)
+    assert asked == (grader.public_seeds(q) if grader.zygote.level == "public" else grader.hidden_seeds(q))
+    assert (result.figure, result.points, result.public, result.quality) == (1.0, 4, True, True)
+    assert grader.nothing(q, "a line").quality
