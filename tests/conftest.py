@@ -14,6 +14,12 @@ torch.set_num_threads(1)  # the tests' tensors are small: threads would only wai
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """The whole suite runs in a process a core; files that are named run in this one, where a debugger can stop."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return min(os.cpu_count() or 1, 4) if whole else 0
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> Iterator[None]:
     """Each test starts from the same global seed and leaves the default dtype as it was."""

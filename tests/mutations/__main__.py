@@ -68,7 +68,7 @@ def run_tests(tests: str, copy: Path, log: Path) -> int:
             import torch
 
             torch.set_num_threads(1)
-            arguments = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore", f"--rootdir={copy}"]
+            arguments = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-W", "ignore", f"--rootdir={copy}"]
             status = int(pytest.main([*arguments, tests]))
         finally:
             sys.stdout.flush()

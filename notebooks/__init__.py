@@ -1,0 +1,1 @@
+"""One notebook a lecture: sources in notebooks/src, the notebooks made from them by `python -m notebooks build`."""
