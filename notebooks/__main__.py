@@ -106,7 +106,11 @@ def execute(notebook: Any, *, seconds: int, smoke: bool) -> float:
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="notebook-") as folder:
         client = NotebookClient(
-            notebook, timeout=seconds, kernel_name="python3", resources={"metadata": {"path": folder}}
+            notebook,
+            timeout=seconds,
+            kernel_name="python3",
+            resources={"metadata": {"path": folder}},
+            extra_arguments=["--log-level=ERROR"],
         )
         try:
             client.execute(env=environment)
