@@ -129,7 +129,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _lectures(arguments: argparse.Namespace) -> int:
-    from genmodels.syllabus import table
+    from genmodels.syllabus import by_set, table
 
     rows = table()
     if arguments.json:
@@ -141,6 +141,9 @@ def _lectures(arguments: argparse.Namespace) -> int:
             print(f"{'':10s}   {module}")
         if row["to_come"]:
             print(f"{'':10s}   to come: {', '.join(m.partition('/')[2] for m in row['to_come'])}")
+        print(f"{'':10s}   notebook: " + (f"notebooks/{row['notebook']}.ipynb" if row["notebook"] else "to come"))
+        questions = [f"{name} {' '.join(ids)}" for name, ids in by_set(row["questions"]).items()]
+        print(f"{'':10s}   questions: {'; '.join(questions) or 'to come'}")
     return 0
 
 

@@ -97,5 +97,5 @@ def show(figure: Figure, caption: str) -> None:
 
     if not caption.strip():
         raise UserError("a picture needs a caption that says what to see")
-    display(Image(plotting.png(figure)))  # type: ignore[no-untyped-call]
-    display(Markdown(f"**What to see.** {caption}"))  # type: ignore[no-untyped-call]
+    display(Image(plotting.png(figure)))
+    display(Markdown(f"**What to see.** {caption}"))

@@ -6,6 +6,7 @@ topic, since lecture numbers move from year to year. The table holds the whole p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from genmodels.zoo import RECIPES
 
 @dataclass(frozen=True)
 class Lecture:
-    """One row: `modules` are "package/module", existing or planned; `notebook` and `questions` likewise."""
+    """One row: `modules` are "package/module", existing or planned; `notebook` is a stem in notebooks/, or None while
+    it is to come; `questions` are "set/question"."""
 
     lecture: str
     title: str
@@ -36,6 +38,7 @@ LECTURES: tuple[Lecture, ...] = (
         "A3",
         "Mixtures and variational inference",
         "mixtures/gmm mixtures/variational",
+        notebook="lec03_mixtures",
         questions=tuple(f"ps1/{n}{letter}" for n, letters in ((2, "abcdefgh"), (3, "abcdef")) for letter in letters),
     ),
     Lecture(
@@ -49,6 +52,7 @@ LECTURES: tuple[Lecture, ...] = (
         "Variational autoencoders",
         "latent/autoencoder latent/ppca latent/vae latent/beta_vae latent/conditional_vae latent/iwae "
         "latent/hierarchical_vae latent/vqvae",
+        notebook="lec05_vae",
     ),
     Lecture(
         "A6",
@@ -66,6 +70,7 @@ LECTURES: tuple[Lecture, ...] = (
         "A10-A11",
         "Diffusion models",
         "diffusion/ddpm diffusion/ddim diffusion/learned_variance diffusion/score_sde diffusion/edm",
+        notebook="lec10_diffusion",
     ),
     Lecture("A12", "Image manipulation", "diffusion/guidance diffusion/editing diffusion/inversion"),
     Lecture(
@@ -84,6 +89,7 @@ LECTURES: tuple[Lecture, ...] = (
         "Language models",
         "language/tokenizer language/ngram language/gpt language/sampling language/speculative language/jacobi "
         "language/maskgit",
+        notebook="lec15_language_models",
     ),
     Lecture(
         "A16",
@@ -138,6 +144,30 @@ LECTURES: tuple[Lecture, ...] = (
     ),
     Lecture("B13-B14", "Operators and physics", "operators/deeponet operators/fno operators/pinn operators/pino"),
 )
+
+
+def by_set(questions: Sequence[str]) -> dict[str, list[str]]:
+    """Questions such as "ps1/2a" by problem set: {"ps1": ["2a", ...]}."""
+    found: dict[str, list[str]] = {}
+    for question in questions:
+        name, _, id = question.partition("/")
+        found.setdefault(name, []).append(id)
+    return found
+
+
+def markdown() -> str:
+    """The table for the README: each lecture with links to its notebook, modules and questions, or "to come"."""
+    lines = ["| lecture | notebook | modules | problem-set questions |", "|---|---|---|---|"]
+    for row in table():
+        notebook = f"[{row['notebook']}](notebooks/{row['notebook']}.ipynb)" if row["notebook"] else "to come"
+        modules = [f"[{d.rpartition('.')[2]}]({d.replace('.', '/')}.py)" for d in row["modules"]]
+        if row["to_come"]:
+            modules.append("to come: " + ", ".join(m.partition("/")[2] for m in row["to_come"]))
+        sets = by_set(row["questions"]).items()
+        questions = [f"[{name}](problem_sets/{name}/{name}.ipynb): {', '.join(ids)}" for name, ids in sets]
+        title = f"**{row['lecture']}** {row['title']}"
+        lines.append(f"| {title} | {notebook} | {', '.join(modules) or '–'} | {'; '.join(questions) or 'to come'} |")
+    return "\n".join(lines)
 
 
 def table() -> list[dict[str, Any]]:

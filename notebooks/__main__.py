@@ -3,6 +3,7 @@
     python -m notebooks build [NAME ...]     run each source in a kernel and write notebooks/NAME.ipynb
     python -m notebooks build --check        is each committed notebook what its source makes, and run to the end?
     python -m notebooks smoke [NAME ...]     run each in a kernel with GENMODELS_SMOKE=1, write nothing
+    python -m notebooks readme               put the table of the lectures (genmodels/syllabus.py) into README.md
 
 A source is in jupytext's percent format; its first cell is the title. `build` puts the Colab badge and the installing
 cell on top and turns links to files of the project, `](../genmodels/...)`, into addresses that also work on Colab.
@@ -127,17 +128,18 @@ def tidy(notebook: Any) -> None:
         if cell.cell_type != "code":
             continue
         cell.metadata.pop("execution", None)
-        kept: list[Any] = []
+        joined: list[Any] = []
         for output in cell.outputs:
+            stream = output.output_type == "stream"
+            if stream and joined and joined[-1].output_type == "stream" and joined[-1].name == output.name:
+                joined[-1].text += output.text
+            else:
+                joined.append(output)
+        for output in joined:
             if output.output_type == "stream":
                 lines = [line.rsplit("\r", 1)[-1].rstrip() for line in output.text.replace("\r\n", "\n").split("\n")]
                 output.text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
-                if kept and kept[-1].output_type == "stream" and kept[-1].name == output.name:
-                    kept[-1].text += output.text
-                    continue
-            if output.output_type != "stream" or output.text.strip():
-                kept.append(output)
-        cell.outputs = kept
+        cell.outputs = [o for o in joined if o.output_type != "stream" or o.text.strip()]
 
 
 def faults(notebook: Any) -> list[str]:
@@ -212,17 +214,33 @@ def build(name: str) -> str:
     return f"{seconds:.0f} s, {path.stat().st_size / 1e6:.2f} MB"
 
 
+def with_table(text: str) -> str:
+    """README.md's text with the present table between its two marks. Errors: UserError."""
+    from genmodels.syllabus import markdown
+
+    before, first, rest = text.partition("<!-- lectures -->\n")
+    _, last, after = rest.partition("\n<!-- /lectures -->")
+    if not (first and last):
+        raise UserError("README.md has no lines <!-- lectures --> and <!-- /lectures -->")
+    return before + first + markdown() + last + after
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m notebooks", description=__doc__.split("\n\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     building = commands.add_parser("build", help="run the sources and write the notebooks")
     building.add_argument("--check", action="store_true", help="write nothing: are they in step?")
     smoking = commands.add_parser("smoke", help="run the sources quickly, write nothing")
+    commands.add_parser("readme", help="put the table of the lectures into README.md")
     for command in (building, smoking):
         command.add_argument("names", nargs="*", metavar="NAME", help="such as lec05_vae; default: all")
     arguments = parser.parse_args()
     failed = False
     try:
+        if arguments.command == "readme":
+            readme = ROOT / "README.md"
+            readme.write_text(with_table(readme.read_text("utf-8")), "utf-8")
+            return 0
         for name in arguments.names:
             if name not in names():
                 raise unknown("notebook", name, names())
