@@ -1,4 +1,4 @@
-"""The command `autograder`: build, grade, batch, audit, gradebook, gradescope-local.
+"""The command `autograder`: build, grade, batch, audit, rehearse, gradebook, gradescope-local.
 
 Everything heavy is imported inside the command that needs it. What the user can mend ends with one line and status 2,
 an interrupt with status 130; `grade` ends with 0 whatever the score, `audit` with 1 where something does not hold.
@@ -127,6 +127,19 @@ def _audit(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _rehearse(arguments: argparse.Namespace) -> int:
+    """Play through built problem sets as a student would; see rehearse.py."""
+    from .problem_set import load
+    from .rehearse import rehearse
+
+    good = True
+    for name in arguments.problem_sets:
+        ps = load(name)
+        built = arguments.built or Path(os.environ.get("AUTOGRADER_BUILD", "build")) / ps.name
+        good &= rehearse(ps, built, lambda line, name=ps.name: print(f"{name} {line}", flush=True))
+    return 0 if good else 1
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="autograder", description="Problem sets: written once, graded in isolation.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -162,6 +175,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seeds", type=int, default=1, help="seeds at which each alternative is tried (default 1)")
     sub.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     sub.add_argument("--no-attacks", action="store_true", help="questions only")
+
+    sub = add("rehearse", _rehearse, "run built sets in a kernel as a student would: the starter, then the solution")
+    sub.add_argument("problem_sets", nargs="+", metavar="problem_set")
+    sub.add_argument("--built", type=Path, help="what autograder build wrote (default: build/NAME)")
 
     sub = add("gradescope-local", _gradescope_local, "run a Gradescope zip's real scripts on a submission, here")
     _late("gradescope-local", sub)

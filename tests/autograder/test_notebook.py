@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import shutil
 import sys
 import zipfile
@@ -23,6 +22,7 @@ from autograder.checks import AnswerError, seed_of
 from autograder.grade import grade
 from autograder.notebook import Answer, Replay, fingerprint, near
 from autograder.problem_set import load
+from autograder.rehearse import plain, rehearse, run_notebook
 from autograder.submission import read_submission
 
 DEMO = Path(__file__).parent / "demo_ps"
@@ -366,41 +366,12 @@ def test_large_outputs_are_left_out(desk, monkeypatch):
 
 # The whole, in real kernels that see nothing but the unpacked student zip
 
-BLOCKER = """
-import socket, sys
 
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("autograder", "genmodels", "problem_sets", "jupytext", "scipy", "sklearn"):
-            raise ModuleNotFoundError(f"{name} is not on a student's machine", name=name)
-
-def connect(self, address, real=socket.socket.connect):
-    if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
-        raise OSError("there is no network")
-    return real(self, address)
-
-sys.meta_path.insert(0, Refuse())
-socket.socket.connect = connect
-"""
-
-
-def run_notebook(path: Path, folder: Path) -> dict[str, list[Any]]:
+def outputs_by_id(path: Path, folder: Path) -> dict[str, list[Any]]:
     """Run a notebook in a kernel of its own; the outputs by cell id."""
-    nbclient = pytest.importorskip("nbclient")
+    pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
-    blocker = folder.parent / "blocker"
-    blocker.mkdir(exist_ok=True)
-    (blocker / "sitecustomize.py").write_text(BLOCKER)
-    notebook = nbformat.read(path, 4)
-    client = nbclient.NotebookClient(
-        notebook, timeout=300, allow_errors=True, resources={"metadata": {"path": str(folder)}}
-    )
-    client.execute(env={**os.environ, "PYTHONPATH": str(blocker), "PYTHONNOUSERSITE": "1"})
-    return {cell["id"]: list(cell.get("outputs", [])) for cell in notebook["cells"]}
-
-
-def plain(outputs: list[Any]) -> str:
-    return "\n".join(o["data"]["text/plain"] if "data" in o else o.get("text") or o.get("evalue", "") for o in outputs)
+    return {cell["id"]: list(cell.get("outputs", [])) for cell in run_notebook(path, folder)}
 
 
 def unpack(built: Built, folder: Path) -> Path:
@@ -412,7 +383,7 @@ def unpack(built: Built, folder: Path) -> Path:
 
 def test_the_starter_in_a_kernel(built, tmp_path, demo):
     folder = unpack(built, tmp_path / "student")
-    out = run_notebook(folder / "demo_ps.ipynb", folder)
+    out = outputs_by_id(folder / "demo_ps.ipynb", folder)
     assert out["setup"] == [], "the setup cell is silent"
     for cell, line in (
         ("check", "gaussian_mle: not written yet"),
@@ -444,7 +415,7 @@ def test_the_solution_in_a_kernel_unsaved_and_saved(built, tmp_path, demo):
         code("import sys; sorted(m for m in sys.modules if m.startswith(('autograder', 'genmodels')))", id="modules"),
     ]
     nbformat.write(starter, tmp_path / "executed.ipynb")
-    out = run_notebook(tmp_path / "executed.ipynb", folder)
+    out = outputs_by_id(tmp_path / "executed.ipynb", folder)
     for cell in ("check", "check-2", "check-3"):
         assert "public checks passed" in plain(out[cell])
         assert "✓" in out[cell][0]["data"]["text/html"]
@@ -544,3 +515,20 @@ def test_setup_wants_a_recent_torch(setup, built, tmp_path, monkeypatch):
     assert setup()[0] == ""
     monkeypatch.setattr(torch, "__version__", "2.5.1")
     assert setup()[0] == "torch 2.5.1 is too old: version 2.6 or newer is needed.\n"
+
+
+def test_a_rehearsal_of_a_set_that_holds_and_of_one_that_does_not(built, tmp_path, demo):
+    lines: list[str] = []
+    assert not rehearse(demo, built.student_zip.parent, lines.append)  # the small set shows no picture
+    assert lines[0].startswith("starter: 3 of 3 checks at 0 with a line")
+    assert lines[1].startswith("solution: 3 of 3 checks passed, 0 pictures")
+    assert lines[2:] == ["its submission: 10 of 10 points", "       solution: no picture is shown"]
+    other = tmp_path / "built"
+    shutil.copytree(built.student_zip.parent, other)
+    solution = other / "demo_ps_solution.ipynb"
+    solution.write_text(solution.read_text().replace("logsumexp(a", "log_sum_exp(a"))
+    lines.clear()
+    assert not rehearse(demo, other, lines.append)
+    assert lines[1].startswith("solution: 2 of 3 checks passed")
+    assert any("the check of 1b says" in line for line in lines)
+    assert any("the submission earns 7 of 10" in line for line in lines)
