@@ -512,7 +512,7 @@ def _needles(problem_set: ProblemSet) -> dict[bytes, str]:
                 add([line], f"a line of {path.name}", whole=False)
     # hints are shown to students: they are part of the recorded answers
     hints = _bare(" ".join(m.text for m in problem_set.mistakes).encode())
-    return {needle: what for needle, what in needles.items() if needle not in hints}
+    return {needle: what for needle, what in needles.items() if needle.strip(b'",') not in hints}
 
 
 def _unfolded(data: bytes, depth: int = 0) -> Iterator[bytes]:

@@ -291,6 +291,12 @@ def test_a_clean_zip_has_no_leaks(built, demo):
     assert leaks(built.student_zip, demo, [SECRET, bytes.fromhex(SECRET)]) == []
 
 
+def test_a_hint_on_a_line_of_its_own_is_no_leak(built, tmp_path):
+    hint = '"Your variance is a standard deviation: return its square."'
+    folder = copy_of_demo(tmp_path, mistakes=lambda t: t.replace(f'"1a", {hint}', f'\n    "1a",\n    {hint},\n'))
+    assert leaks(built.student_zip, load(folder)) == []
+
+
 @pytest.mark.parametrize("case", PLANTS)
 def test_planted_leaks_are_found(case, built, demo):
     files = members(built.student_zip)
