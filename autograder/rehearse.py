@@ -25,17 +25,22 @@ ABSENT = ("autograder", "genmodels", "problem_sets", "jupytext", "scipy", "sklea
 BLOCKER = f"""
 import socket, sys
 
-class Refuse:
+class Without:  # to raise here would break those who only look whether a package is there, as torch does
+    def __init__(self, finder):
+        self.finder = finder
+
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {ABSENT!r}:
-            raise ModuleNotFoundError(f"{{name}} is not on a student's machine", name=name)
+        return None if name.partition(".")[0] in {ABSENT!r} else self.finder.find_spec(name, path, target)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
 
 def connect(self, address, real=socket.socket.connect):
     if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
         raise OSError("there is no network")
     return real(self, address)
 
-sys.meta_path.insert(0, Refuse())
+sys.meta_path[:] = map(Without, sys.meta_path)
 socket.socket.connect = connect
 """
 
