@@ -325,8 +325,3 @@ def test_leaks_around_the_files(built, demo):
                 archive.comment = SOLUTION.encode()
         assert len(leaks(out.getvalue(), demo)) == 1
     assert leaks(b"garbage", demo) == ["the zip cannot be read: File is not a zip file"]
-
-
-@pytest.mark.parametrize("name", ["ps1"])
-def test_committed_starters_are_in_step(name):
-    assert out_of_step(load(name)) == ""
