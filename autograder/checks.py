@@ -98,6 +98,7 @@ class Run:
     parts: list[Part] = field(default_factory=list)
     compared: list[Compared] = field(default_factory=list)
     figure: float | None = None  # of the trained-quality question
+    lower_is_better: bool = False  # how that figure is to be read
     current: Part | None = None
     counts: dict[str, int] = field(default_factory=dict)
 
@@ -514,7 +515,7 @@ def bands(
     if run is None or run.current is None:
         raise RuntimeError("bands() belongs inside a part")
     value = float(value)
-    run.figure = value
+    run.figure, run.lower_is_better = value, not higher_is_better
     reached = [p for t, p in table if math.isfinite(value) and (value >= t if higher_is_better else value <= t)]
     earned = max(reached, default=0.0)
     best = max(p for _, p in table)

@@ -45,6 +45,7 @@ class QuestionResult:
     hint: str | None = None  # the hint of the mistake that was recognised
     figure: float | None = None  # of the trained-quality question
     quality: bool = False
+    lower_is_better: bool = False  # the figure
     seconds: float = 0.0
 
 
@@ -395,9 +396,10 @@ def combine(q: Question, runs: list[Run]) -> QuestionResult:
     said = [line for label, got, most, text in parts if got < most or not most for line in text]
     figures = [run.figure for run in runs if run.figure is not None]
     total = min(sum(p[1] for p in parts), q.points)
-    return QuestionResult(
-        q.id, q.title, total, q.points, parts, said, False, figure=figures[0] if figures else None, quality=q.quality
-    )
+    result = QuestionResult(q.id, q.title, total, q.points, parts, said, False, quality=q.quality)
+    result.figure = figures[0] if figures else None
+    result.lower_is_better = any(run.lower_is_better for run in runs)
+    return result
 
 
 def grade(problem_set: ProblemSet, path: Path | str, **options: Any) -> GradeResult:

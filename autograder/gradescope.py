@@ -7,7 +7,7 @@ The zip holds setup.sh, run_autograder, this package, one problem set with its s
     level         null for the best level of isolation that the container offers
     timeout       seconds for a submission; keep Gradescope's own limit above it
     visibility    {"questions": "after_published", "public": "visible", "stdout": "hidden"}, or by a question's id
-    leaderboard   {"3b": "asc"}: the order of a trained-quality figure, where it is not "desc"
+    leaderboard   {"3b": "asc"}: the order of a trained-quality figure, where it is not the one of its bands
 
 A run writes a result of 0 points first and replaces it at the end, in one step, when every process that the run started
 is dead. The points of a question are shown as `visibility` says; whether its public check passed is a test of its own
@@ -240,7 +240,8 @@ def results(
     board = []
     for q in graded["questions"]:
         if q.get("quality") and q.get("figure") is not None and math.isfinite(q["figure"]):
-            order = config.get("leaderboard", {}).get(q["id"], "desc")
+            usual = "asc" if q.get("lower_is_better") else "desc"
+            order = config.get("leaderboard", {}).get(q["id"], usual)
             board.append({"name": q["title"], "value": float(f"{q['figure']:.6g}"), "order": order})
     found: dict[str, Any] = {
         "score": round(sum(t["score"] for t in tests), 6),

@@ -201,11 +201,12 @@ def test_trained_quality_is_measured_at_the_hidden_seed_alone(grader, tmp_path):
     def seen(student, reference, draw):
         asked.append(draw.seed)
         with part("figure", 4):
-            bands(1.0, [(0.5, 4)], what="figure")
+            bands(1.0, [(1.5, 4)], what="figure", higher_is_better=False)
 
     q = dataclasses.replace(grader.ps.question("1a"), id="1q", names=("gaussian_mle",), run=seen, seeds=1, quality=True)
     with Answer(grader.zygote, [{"source": GAUSSIAN, "whole": True, "label": "1"}]) as answer:
         result = grader.grade_question(q, answer)
     assert asked == (grader.public_seeds(q) if grader.zygote.level == "public" else grader.hidden_seeds(q))
     assert (result.figure, result.points, result.public, result.quality) == (1.0, 4, True, True)
+    assert result.lower_is_better
     assert grader.nothing(q, "a line").quality

@@ -104,6 +104,10 @@ def test_results_fit_the_format() -> None:
     found = valid(gradescope.results(graded(), {"leaderboard": {"3b": "asc"}}, None, [], 12.34))
     assert found["score"] == 10
     assert found["leaderboard"] == [{"name": "Digits", "value": -123.457, "order": "asc"}]
+    lower = graded()
+    assert gradescope.results(lower, {}, None, [], 1)["leaderboard"][0]["order"] == "desc"
+    lower["questions"][1]["lower_is_better"] = True  # as its bands say
+    assert gradescope.results(lower, {}, None, [], 1)["leaderboard"][0]["order"] == "asc"
     points = {t["number"]: t for t in found["tests"]}
     assert (points["2b.1"]["score"], points["2b.1"]["max_score"], points["2b.1"]["status"]) == (4, 6, "failed")
     assert "| covariances | 0 | 2 |" in points["2b.1"]["output"]
