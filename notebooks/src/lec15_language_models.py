@@ -934,8 +934,10 @@ if TEMPERATURES:
         written = [decode(row) for row in ids]
         measured.append([sum(map(f, written)) / count for f in (known_words, repeated)])
         if temperature in (0.0, 0.75, 2.5):
-            shown = written[1].replace("\n", "↵")
-            print(f"--- temperature {temperature}", *(shown[i : i + 100] for i in range(0, n, 100)), sep="\n")
+            print(f"--- temperature {temperature}")
+            for s in written[1:3]:  # line breaks and long runs of blanks are made visible
+                shown = s.replace("\n", "↵").replace("    ", "␣␣␣␣")
+                print(*(shown[i : i + 100] for i in range(0, n, 100)), "", sep="\n")
     real = [test_text[i + 16 : i + 16 + n] for i in range(0, 1000 * count, 1000)]
     figure = Figure(figsize=(5.2, 2.8))
     axes = figure.add_subplot()
@@ -958,7 +960,8 @@ if TEMPERATURES:
 # *Why greedy text loops.* With $T = 0$ the next character is a function of the last 64 characters, and there are
 # finitely many windows of 64 characters. So some window must come again, and from then on everything comes again:
 # greedy text of a model with a finite context is periodic in the end, always. That the period is short has another
-# reason: the likeliest continuation of common phrases is a common phrase.
+# reason: the likeliest continuation of common phrases is a common phrase. In the first text above a blank came to be the
+# likeliest sign after blanks, and so it stayed.
 #
 # *Why hot text falls apart.* By (12) a tail of many tokens of small $p$ gains most from the exponent $1/T < 1$. One odd
 # character makes a context that training never showed, there the model is worse, and odd characters follow.
@@ -968,6 +971,8 @@ if TEMPERATURES:
 # Leave out the vectors $u_i$. Attention in one layer is then a sum over a *set*: exchanging earlier tokens changes
 # nothing at the present place. In deeper layers order does get in, through the mask: what a block holds at place $j$
 # depends on *which* tokens came up to $j$. But this is a faint and roundabout signal.
+# (Larger models, trained longer, do make something of it:
+# [Haviv et al. 2022](https://arxiv.org/abs/2203.16634).)
 
 # %%
 NO_PLACES = True
@@ -1012,7 +1017,7 @@ if NO_PLACES:
         "Dashed: the bigram. Both models learn alike until they know pairs of characters, for which a token's own "
         "embedding is enough. Then the one without places falls behind. Right: with a few characters of context it can "
         "still tell their order by the mask; the more it has seen, the less a set of characters says, and its curve "
-        "rises, while the other model's does not. (Longer training and more blocks narrow the gap.)",
+        "rises, while the other model's does not.",
     )
 
 # %% [markdown]
