@@ -26,26 +26,35 @@ class Lecture:
     questions: tuple[str, ...] = ()
 
 
+def _of(name: str, *ranges: str) -> tuple[str, ...]:
+    """Questions by ranges of letters: _of("ps2", "1a-c", "3f") is ps2/1a, ps2/1b, ps2/1c, ps2/3f."""
+    found = []
+    for text in ranges:
+        number, first, last = text[0], text[1], text[-1]
+        found += [f"{name}/{number}{chr(c)}" for c in range(ord(first), ord(last) + 1)]
+    return tuple(found)
+
+
 LECTURES: tuple[Lecture, ...] = (
     Lecture("A1", "What a generative model is", ""),
     Lecture(
         "A2",
         "Maximum likelihood",
         "maximum_likelihood/gaussian maximum_likelihood/categorical maximum_likelihood/exponential_family",
-        questions=("ps1/1a", "ps1/1b", "ps1/1c", "ps1/1d", "ps1/1e"),
+        questions=_of("ps1", "1a-e"),
     ),
     Lecture(
         "A3",
         "Mixtures and variational inference",
         "mixtures/gmm mixtures/variational",
         notebook="lec03_mixtures",
-        questions=tuple(f"ps1/{n}{letter}" for n, letters in ((2, "abcdefgh"), (3, "abcdef")) for letter in letters),
+        questions=_of("ps1", "2a-h", "3a-f"),
     ),
     Lecture(
         "A4",
         "Networks",
         "networks/backprop networks/convolution networks/image_translation",
-        questions=("ps1/4a", "ps1/4b", "ps1/4c"),
+        questions=_of("ps1", "4a-c"),
     ),
     Lecture(
         "A5",
@@ -53,36 +62,52 @@ LECTURES: tuple[Lecture, ...] = (
         "latent/autoencoder latent/ppca latent/vae latent/beta_vae latent/conditional_vae latent/iwae "
         "latent/hierarchical_vae latent/vqvae",
         notebook="lec05_vae",
+        questions=_of("ps2", "1a-h"),
     ),
     Lecture(
         "A6",
         "Normalising flows",
         "flows/nice flows/realnvp flows/glow flows/maf flows/iaf flows/spline flows/planar",
+        questions=_of("ps2", "2a-g"),
     ),
-    Lecture("A7", "Generative adversarial networks", "gans/gan gans/wgan_gp gans/spectral_norm gans/mode_collapse"),
+    Lecture(
+        "A7",
+        "Generative adversarial networks",
+        "gans/gan gans/wgan_gp gans/spectral_norm gans/mode_collapse",
+        questions=_of("ps2", "3a-f"),
+    ),
     Lecture("A8", "GANs for images", "gans/dcgan gans/conditional_gan gans/pix2pix gans/cyclegan gans/vqgan"),
     Lecture(
         "A9",
         "Energy-based models and score matching",
         "energy/langevin energy/ebm energy/rbm energy/partition energy/score_matching energy/ncsn energy/nce",
+        questions=_of("ps3", "1a-e"),
     ),
     Lecture(
         "A10-A11",
         "Diffusion models",
         "diffusion/ddpm diffusion/ddim diffusion/learned_variance diffusion/score_sde diffusion/edm",
         notebook="lec10_diffusion",
+        questions=_of("ps3", "2a-h", "3a"),
     ),
-    Lecture("A12", "Image manipulation", "diffusion/guidance diffusion/editing diffusion/inversion"),
+    Lecture(
+        "A12",
+        "Image manipulation",
+        "diffusion/guidance diffusion/editing diffusion/inversion",
+        questions=_of("ps3", "3b-d"),
+    ),
     Lecture(
         "A13",
         "Flow matching",
         "flow_matching/flow_matching flow_matching/ot_cfm flow_matching/rectified_flow flow_matching/cnf",
+        questions=_of("ps3", "4a-e"),
     ),
     Lecture(
         "A14",
         "Architectures and few-step models",
         "diffusion/dit diffusion/latent_diffusion flow_matching/consistency diffusion/progressive_distillation "
         "flow_matching/shortcut flow_matching/mean_flow",
+        questions=_of("ps3", "5a-c"),
     ),
     Lecture(
         "A15",
@@ -90,12 +115,14 @@ LECTURES: tuple[Lecture, ...] = (
         "language/tokenizer language/ngram language/gpt language/sampling language/speculative language/jacobi "
         "language/maskgit",
         notebook="lec15_language_models",
+        questions=_of("ps4", "1a-b", "2a-e", "3a-d"),
     ),
     Lecture(
         "A16",
         "Discrete diffusion",
         "discrete_diffusion/mlm discrete_diffusion/d3pm discrete_diffusion/mdlm discrete_diffusion/sedd "
         "discrete_diffusion/discrete_flow_matching discrete_diffusion/text_in_latent_space",
+        questions=_of("ps4", "4a-e"),
     ),
     Lecture(
         "A17",
@@ -109,6 +136,7 @@ LECTURES: tuple[Lecture, ...] = (
         "Post-training",
         "post_training/sft post_training/lora post_training/reward_model post_training/ppo post_training/dpo "
         "post_training/grpo post_training/best_of_n post_training/instruct_image post_training/diffusion_dpo",
+        questions=_of("ps4", "5a-f"),
     ),
     Lecture(
         "A22",
@@ -123,6 +151,7 @@ LECTURES: tuple[Lecture, ...] = (
         "Provenance",
         "provenance/detect_images provenance/detect_text provenance/attribution provenance/watermark_text "
         "provenance/watermark_image",
+        questions=_of("ps4", "6a-b"),
     ),
     Lecture(
         "A24",

@@ -309,12 +309,19 @@ def compile_networks(model: nn.Module) -> None:
 
 
 def progress_bar(total: int, initial: int, label: str, *, enabled: bool = True) -> Any:
-    """tqdm's bar, in a terminal or a notebook; silent where `enabled` is false."""
+    """tqdm's bar, in a terminal or a notebook; silent where `enabled` is false.
+
+    With GENMODELS_PROGRESS=text in the environment a notebook gets the text bar too, which is kept with its outputs.
+    """
+    import os
     import warnings
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a notebook without its widgets still gets the text bar
-        from tqdm.auto import tqdm
+        if os.environ.get("GENMODELS_PROGRESS") == "text":
+            from tqdm import tqdm
+        else:
+            from tqdm.auto import tqdm
 
         return tqdm(total=total, initial=initial, desc=label, disable=not enabled, dynamic_ncols=True, mininterval=0.2)
 

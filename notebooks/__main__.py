@@ -103,7 +103,7 @@ def execute(notebook: Any, *, seconds: int, smoke: bool) -> float:
     except ModuleNotFoundError as error:
         raise UserError(f'{error.name} is missing: pip install -e ".[test]"') from None
     environment = {k: v for k, v in os.environ.items() if k != "GENMODELS_SMOKE"}
-    environment |= {"GENMODELS_SMOKE": "1"} if smoke else {}
+    environment |= {"GENMODELS_PROGRESS": "text", **({"GENMODELS_SMOKE": "1"} if smoke else {})}
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="notebook-") as folder:
         client = NotebookClient(
@@ -156,6 +156,8 @@ def faults(notebook: Any) -> list[str]:
             if output.output_type == "stream" and re.search(r"[Ww]arning|Traceback", output.text):
                 found.append(f"cell {i} printed a warning: {output.text.strip().splitlines()[0][:100]}")
             data = output.get("data", {})
+            if any("widget" in kind for kind in data) or " at 0x" in str(data.get("text/plain", "")):
+                found.append(f"cell {i} leaves an output that says nothing once its kernel is gone")
             if "image/png" in data:
                 after = outputs[j + 1].get("data", {}) if j + 1 < len(outputs) else {}
                 if not str(after.get("text/markdown", "")).startswith("**What to see.**"):

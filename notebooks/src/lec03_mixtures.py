@@ -41,7 +41,7 @@ from genmodels.runs import train
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 pick = Sizes(large=device == "cuda")  # the one switch: more points and longer training where a GPU is there
-torch.manual_seed(0)
+_ = torch.manual_seed(0)
 
 # %% [markdown]
 # ## 1. A variable that nobody observed

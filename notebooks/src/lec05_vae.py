@@ -42,7 +42,7 @@ from genmodels.training import Trainer, TrainSettings
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 pick = Sizes(large=device == "cuda")  # the one switch: larger networks and longer training where a GPU is there
-torch.manual_seed(0)
+_ = torch.manual_seed(0)
 
 # %% [markdown]
 # ## 1. A model with a continuous hidden cause

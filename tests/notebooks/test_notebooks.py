@@ -136,6 +136,8 @@ def test_outputs_that_a_reader_should_not_find_are_named():
     assert spoilt(shown) == []
     shown.data["text/markdown"] = shown.data["text/markdown"].replace("log_joint", "log_joined")
     assert "genmodels/mixtures/gmm.py no longer has" in spoilt(shown)[0]
+    assert "says nothing" in spoilt(output(**{"text/plain": "<torch._C.Generator at 0x7f00>"}))[0]
+    assert "says nothing" in spoilt(output(**{"application/vnd.jupyter.widget-view+json": {"model_id": "1"}}))[0]
     unrun = copy.deepcopy(good)
     unrun.cells[1].execution_count = None
     assert "not run once each" in tool.faults(unrun)[0]
