@@ -60,6 +60,8 @@ def ddim_step(
     """x_s from x_t, for any s < t: (B, *shape). With eta = 0 no noise is drawn."""
     x_0, eps = model.denoise(x_t, t, y)
     bar_t, bar_s = (model.alpha_bar[times(u, x_t)].view(-1, *[1] * (x_t.ndim - 1)) for u in (t, s))  # (B, 1, ..., 1)
+    if model.clip:  # name the noise again: with the clipped x_0 it must still add up to x_t, or the surplus piles up
+        eps = (x_t - bar_t.sqrt().to(x_t.dtype) * x_0) / (1 - bar_t).sqrt().to(x_t.dtype)  # eq. 4
     sigma = eta * ((1 - bar_s) / (1 - bar_t) * (1 - bar_t / bar_s)).sqrt()  # eq. 16, in float64
     towards_x_t = (1 - bar_s - sigma**2).clamp(min=0).sqrt()
     x_s = bar_s.sqrt().to(x_t.dtype) * x_0 + towards_x_t.to(x_t.dtype) * eps  # eq. 12

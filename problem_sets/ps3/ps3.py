@@ -48,6 +48,7 @@ device = "cuda" if torch.cuda.is_available() else "cpu"
 # %%
 import math
 from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -1829,13 +1830,19 @@ def draw_paths(axis: plt.Axes, path: Tensor, title: str, lines: int = 60) -> Non
 
 torch.manual_seed(5)
 noise_points, blob_points = torch.randn(20000, 2), blobs(20000)
-flow_net = fit_flow(noise_points, blob_points)
 fine = torch.linspace(0, 1, 41, device=device)
 fresh_noise = torch.randn(1000, 2, generator=torch.Generator().manual_seed(6)).to(device)
 
 
+@cache
+def first_flow() -> SmallNet:
+    """The flow from noise to the blobs, trained when it is first asked for; run this cell again to train it anew."""
+    return fit_flow(noise_points, blob_points)
+
+
 # %%
 def plot_flow() -> None:
+    flow_net = first_flow()
     _, axes = plt.subplots(1, 4, figsize=(14, 3.6), sharex=True, sharey=True)
     draw_paths(axes[0], torch.stack([noise_points[:1000], blob_points[:1000]]), "pairs as drawn")
     draw_paths(axes[1], heun(flow_net, fresh_noise, fine), "Heun, 40 steps (80 calls)")
@@ -2037,6 +2044,7 @@ check("4d")
 
 # %%
 def plot_reflow() -> None:
+    flow_net = first_flow()
     x_0, x_1 = reflow_pairs(heun, flow_net, torch.randn(20000, 2, device=device), fine[::2])
     net = fit_flow(x_0, x_1, steps=600, start=flow_net)
     _, axes = plt.subplots(1, 4, figsize=(14, 3.8), sharex=True, sharey=True)
@@ -2324,11 +2332,9 @@ def train_dit(steps: int = 350) -> tuple[TinyDiT, list[float]]:
     return net.requires_grad_(False), losses
 
 
-dit, dit_losses = train_dit()
-
-
 # %%
 def plot_dit() -> None:
+    dit, dit_losses = train_dit()
     torch.manual_seed(7)
     plt.figure(figsize=(6, 3))
     smooth = torch.tensor(dit_losses).unfold(0, 20, 20).mean(1)

@@ -19,7 +19,7 @@ FLOORS = [
     {"zoo", "syllabus"},
     {"data", "distributed", "files", "plotting", "training"},
     {"runs", "measures"},
-    {"tour"},
+    {"tour", "notebook"},
     {"cli", "__main__"},
 ]
 SHARED = set.union(*FLOORS) - {"FAMILY"}

@@ -139,6 +139,17 @@ def test_mistakes_are_one_line() -> None:
         ddim.sample(gaussian(10), 2, steps=0)
 
 
+def test_a_clipped_guess_still_adds_up_to_x_t() -> None:
+    class Far(torch.nn.Module):  # its guess of x_0 lies far outside of [-1, 1], as under strong guidance
+        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return torch.full_like(x, 7.0)
+
+    model = DDPM((2,), num_steps=10, prediction="x0", clip=True, net=Far()).double()
+    x_t = torch.randn(3, 2).double()
+    stayed = ddim.ddim_step(model, x_t, 6, 6)  # a step of no length leaves x_t where it is
+    torch.testing.assert_close(stayed, x_t)
+
+
 @pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 @pytest.mark.parametrize("eta", [0.0, 0.6])
@@ -160,7 +171,8 @@ def test_same_samples_as_diffusers(prediction: str, schedule: str, eta: float) -
     generator = torch.Generator().manual_seed(8)
     for t in scheduler.timesteps:
         with torch.no_grad():
-            x = scheduler.step(model(x, t + 1), t, x, eta=eta, generator=generator).prev_sample
+            step = scheduler.step(model(x, t + 1), t, x, eta, use_clipped_model_output=True, generator=generator)
+        x = step.prev_sample
     ours = model.sample(4, noise=start, steps=20, eta=eta, generator=torch.Generator().manual_seed(8))
     torch.testing.assert_close(ours, x, rtol=1e-5, atol=1e-5)
 

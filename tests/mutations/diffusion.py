@@ -18,6 +18,13 @@ KNN_TESTS = "tests/evaluation/test_knn.py::"
 
 MUTATIONS = [
     Mutation(
+        DDIM,
+        "    if model.clip:  # name",
+        "    if False:  # name",
+        DDIM_TESTS + "test_a_clipped_guess_still_adds_up_to_x_t",
+        "the noise is left as it was when x_0 is clipped",
+    ),
+    Mutation(
         FORWARD,
         "sqrt_alpha_bar=bar.sqrt(),",
         "sqrt_alpha_bar=bar,",
