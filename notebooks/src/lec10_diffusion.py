@@ -903,7 +903,7 @@ if EXPERIMENT_D:
         sheets(groups),
         "Guidance grows from left to right. Top, the noise as it was: the guided guess leaves the range of pixels and is clipped, the "
         "guess of the noise is not, and what no longer adds up stays in the image as noise. Bottom, the module, which names the noise again: digits, "
-        "harder in contrast, and more alike up to w = 3; at w = 12 even these begin to break.",
+        "harder in contrast and more alike, and recognised without fail: what they have lost is variety.",
     )
 
 # %% [markdown]

@@ -199,9 +199,10 @@ def test_epochs_differ() -> None:
     assert not torch.equal(first, second)
 
 
-def test_vectors_are_trained() -> None:
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_vectors_are_trained(weight_decay: float) -> None:
     model = Quadratic()  # its only parameter is a vector
-    trainer(model, steps=3, lr=0.1).run(progress=False)
+    trainer(model, steps=3, lr=0.1, weight_decay=weight_decay).run(progress=False)
     assert not torch.equal(model.w.detach(), torch.tensor([1.0, -2.0]))
 
 
