@@ -54,6 +54,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -619,7 +620,7 @@ def train_gpt(text: Tensor, vocab_size: int) -> tuple[Callable[[Tensor], Tensor]
 check("2e")
 
 # %% [markdown]
-# **A look (needs 2e).** Training on the first nine tenths of the text. The cell keeps the model for the pictures below.
+# **A look (needs 2e).** Training on the first nine tenths of the text. The model is kept for the pictures below.
 
 
 # %%
@@ -631,11 +632,18 @@ def characters() -> tuple[list[str], Tensor]:
     return alphabet, torch.tensor([number[c] for c in text], device=device)
 
 
-def plot_training() -> Callable[[Tensor], Tensor]:
+@cache
+def text_model() -> tuple[Callable[[Tensor], Tensor], list[float]]:
+    """Your training on the first nine tenths of the text, done once; run this cell again to train anew."""
     torch.manual_seed(0)
     alphabet, ids = characters()
+    return train_gpt(ids[: len(ids) * 9 // 10], len(alphabet))
+
+
+def plot_training() -> None:
+    alphabet, ids = characters()
     cut = len(ids) * 9 // 10
-    next_logits, losses = train_gpt(ids[:cut], len(alphabet))
+    next_logits, losses = text_model()
     lengths = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
     windows = ids[cut : cut + 65 * (len(ids[cut:]) // 65)].view(-1, 65)  # (n, 65) of text that was not trained on
     by_length = []
@@ -655,10 +663,9 @@ def plot_training() -> Callable[[Tensor], Tensor]:
     left.set(xlabel="step", ylabel="nats per character", title="Training loss")
     right.set(xlabel="characters that the model may read", title="Held-out text")
     plt.show()
-    return next_logits
 
 
-text_model = plot_training()
+plot_training()
 
 # %% [markdown]
 # *What to see:* the loss falls fast to the letters' frequencies, then to what pairs can tell, and below it goes slowly:
@@ -815,7 +822,7 @@ def show_texts() -> None:
     ways = [{"temperature": 0.0}, {"temperature": 0.5}, {"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.8}]
     ways += [{"temperature": 2.0}, {"temperature": 2.0, "top_k": 3}]
     for options in ways:
-        text = "".join(alphabet[i] for i in generate(text_model, prompt, u, **options)[0].tolist())
+        text = "".join(alphabet[i] for i in generate(text_model()[0], prompt, u, **options)[0].tolist())
         print("-" * 20, ", ".join(f"{name} {value}" for name, value in options.items()))
         print(text)
 
