@@ -271,7 +271,9 @@ def record(problem_set: ProblemSet, jobs: int = 1) -> Recorded:
     tasks = [(problem_set.folder, id) for id in ids]
     if jobs > 1 and len(ids) > 1:
         with ProcessPoolExecutor(min(jobs, len(ids)), multiprocessing.get_context("spawn")) as pool:
-            found = list(pool.map(_record_apart, *zip(*tasks, strict=True)))
+            begun = sorted(tasks, key=lambda task: not problem_set.questions[task[1]].quality)  # the longest first
+            futures = {id: pool.submit(_record_apart, folder, id) for folder, id in begun}
+            found = [futures[id].result() for id in ids]
     else:
         found = [_record_question(problem_set, id) for id in ids]
     for id, (answers, mistakes) in zip(ids, found, strict=True):

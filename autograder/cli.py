@@ -7,6 +7,7 @@ an interrupt with status 130; `grade` ends with 0 whatever the score, `audit` wi
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import sys
@@ -120,6 +121,7 @@ def _audit(arguments: argparse.Namespace) -> int:
             seeds=arguments.seeds,
             attacks=not arguments.no_attacks,
             jobs=arguments.jobs,
+            built=arguments.built / ps.name if arguments.built else None,
             say=lambda line: print(line, flush=True),
         )
         print(f"{ps.name}: {'everything holds' if ok else 'NOT everything holds'}, {time.monotonic() - start:.0f} s")
@@ -136,8 +138,12 @@ def _rehearse(arguments: argparse.Namespace) -> int:
     for name in arguments.problem_sets:
         ps = load(name)
         built = arguments.built or Path(os.environ.get("AUTOGRADER_BUILD", "build")) / ps.name
-        good &= rehearse(ps, built, lambda line, name=ps.name: print(f"{name} {line}", flush=True))
+        good &= rehearse(ps, built, functools.partial(_say, ps.name))
     return 0 if good else 1
+
+
+def _say(name: str, line: str) -> None:
+    print(name, line, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -175,6 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seeds", type=int, default=1, help="seeds at which each alternative is tried (default 1)")
     sub.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     sub.add_argument("--no-attacks", action="store_true", help="questions only")
+    sub.add_argument("--built", type=Path, help="look into the zips that build wrote here, in place of building anew")
 
     sub = add("rehearse", _rehearse, "run built sets in a kernel as a student would: the starter, then the solution")
     sub.add_argument("problem_sets", nargs="+", metavar="problem_set")
