@@ -24,11 +24,13 @@ def copy(tmp_path):
     return tmp_path / "demo_ps"
 
 
-def test_a_set_that_holds_and_its_built_zip(copy, tmp_path):
+def test_a_set_that_is_only_too_small_and_its_built_zip(copy, tmp_path):
     (tmp_path / "built").mkdir()
     build(load(copy), tmp_path / "built")
     good, said = lines_of(copy, built=tmp_path / "built")
-    assert good, said
+    assert not good
+    assert said.count("mistakes and 2 alternatives are wanted") == said.count("FAILS") == 3  # that, and nothing else
+    assert "told by their own hint 5/5; alternatives with full marks 4/4" in said
     assert "student zip: as built, it holds no solution" in said
     (tmp_path / "built" / "demo_ps_student.zip").write_bytes(b"garbage")
     good, said = lines_of(copy, built=tmp_path / "built", only=["1b"])
