@@ -32,6 +32,10 @@ def test_a_set_that_is_only_too_small_and_its_built_zip(copy, tmp_path):
     assert said.count("mistakes and 2 alternatives are wanted") == said.count("FAILS") == 3  # that, and nothing else
     assert "told by their own hint 5/5; alternatives with full marks 4/4" in said
     assert "student zip: as built, it holds no solution" in said
+    source = copy / "demo_ps.py"
+    source.write_text(source.read_text() + "\n# %% [markdown]\n# A cell that came after the build.\n")
+    _, said = lines_of(copy, built=tmp_path / "built", only=["1b"])
+    assert "FAILS demo_ps_student.zip is of another release: autograder build demo_ps" in said
     (tmp_path / "built" / "demo_ps_student.zip").write_bytes(b"garbage")
     good, said = lines_of(copy, built=tmp_path / "built", only=["1b"])
     assert not good
