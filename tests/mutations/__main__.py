@@ -1,13 +1,15 @@
 """Break each module on purpose and see its tests turn red. Prints a table, `killed/all` last; non-zero if one lives.
 
 torch and pytest are imported once; each fault is then planted in a copy of the package and tested in a forked child,
-so that the working tree is never touched and an entry costs about as much as its tests.
+so that the working tree is never touched and an entry costs about as much as its tests. As many entries are tried at
+a time as there are cores (`--jobs`).
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import multiprocessing
 import os
 import pkgutil
 import shutil
@@ -15,6 +17,9 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests import mutations
@@ -84,36 +89,39 @@ def run_tests(tests: str, copy: Path, log: Path) -> int:
     return 1  # a fault that hangs its tests is a fault that was seen
 
 
-def judge(mutation: Mutation, scratch: Path) -> str:
-    """'killed', 'SURVIVED', or what is wrong with the entry."""
-    copy = scratch / "tree"
-    shutil.rmtree(copy, ignore_errors=True)
-    for part in PARTS:
-        shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", copy)
-    problem = planted(mutation, copy)
-    if problem:
-        return f"BROKEN ENTRY: {problem}"
-    status = run_tests(mutation.tests, copy, scratch / "log")
-    if status == 1:
-        return "killed"
-    if status == 0:
-        return "SURVIVED"
-    return f"BROKEN ENTRY: pytest ended with status {status} on {mutation.tests}"
+@contextmanager
+def fresh_copy() -> Iterator[Path]:
+    """A folder whose `tree` is a copy of the packages and the tests, gone afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "tree"
+        for part in PARTS:
+            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        yield Path(folder)
 
 
-def baseline(found: list[Mutation], scratch: Path) -> list[str]:
-    """The tests that already fail without any fault: a mutation that such a test 'kills' proves nothing."""
-    copy = scratch / "tree"
-    for part in PARTS:
-        shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", copy)
-    return [t for t in sorted({m.tests for m in found}) if run_tests(t, copy, scratch / "log") != 0]
+def judge(mutation: Mutation) -> tuple[str, float]:
+    """'killed', 'SURVIVED', or what is wrong with the entry; and the seconds that it took."""
+    start = time.monotonic()
+    with fresh_copy() as folder:
+        problem = planted(mutation, folder / "tree")
+        status = run_tests(mutation.tests, folder / "tree", folder / "log") if problem is None else None
+    if status is not None and status not in (0, 1):
+        problem = f"pytest ended with status {status} on {mutation.tests}"
+    verdict = f"BROKEN ENTRY: {problem}" if problem else "SURVIVED" if status == 0 else "killed"
+    return verdict, time.monotonic() - start
+
+
+def is_red(tests: str) -> bool:
+    """Whether these tests fail without any fault: a mutation that such a test 'kills' proves nothing."""
+    with fresh_copy() as folder:
+        return run_tests(tests, folder / "tree", folder / "log") != 0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutations", description=__doc__)
     parser.add_argument("modules", nargs="*", help="module or family names; default: all")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at a time; default: the cores")
     arguments = parser.parse_args()
     found = entries(arguments.modules)
     import pytest
@@ -122,16 +130,15 @@ def main() -> int:
     del pytest, torch
     os.environ["GENMODELS_MUTATION"] = "1"
     killed = 0
-    with tempfile.TemporaryDirectory() as folder:
-        red = baseline(found, Path(folder))
+    with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("fork")) as pool:
+        named = sorted({m.tests for m in found})
+        red = [tests for tests, fails in zip(named, pool.map(is_red, named), strict=True) if fails]
         for tests in red:
-            print(f"red before any fault: {tests}")
-        for mutation in found:
-            start = time.monotonic()
-            verdict = judge(mutation, Path(folder))
+            print(f"red before any fault: {tests}", flush=True)
+        for mutation, (verdict, seconds) in zip(found, pool.map(judge, found), strict=True):
             killed += verdict == "killed"
             where = mutation.module.removeprefix("genmodels/")
-            print(f"{verdict:9s} {where:32s} {mutation.why}  ({time.monotonic() - start:.1f} s)", flush=True)
+            print(f"{verdict:9s} {where:32s} {mutation.why}  ({seconds:.1f} s)", flush=True)
     print(f"{killed}/{len(found)}")
     return 0 if found and killed == len(found) and not red else 1
 
