@@ -74,7 +74,7 @@ class AffineCoupling(nn.Module):
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         z_a, z_b = self.halves(z)
         s, t = self.scale_and_shift(z_a)  # the part that stayed is known, so the map is too
-        x_b = (z_b - t) * (-s).exp()  # eq. (8)
+        x_b = (z_b - t) / s.exp()  # eq. (8)
         return self.join(z_a, x_b), -s.sum(-1)
 
 

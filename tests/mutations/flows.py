@@ -55,8 +55,8 @@ MUTATIONS = [
     ),
     Mutation(
         REALNVP,
-        "x_b = (z_b - t) * (-s).exp()  # eq. (8)",
-        "x_b = z_b * (-s).exp() - t  # eq. (8)",
+        "x_b = (z_b - t) / s.exp()  # eq. (8)",
+        "x_b = z_b / s.exp() - t  # eq. (8)",
         REALNVP_TESTS + "test_round_trip",
         "shift taken off after the division",
     ),
