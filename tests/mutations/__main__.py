@@ -22,6 +22,8 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from tqdm import tqdm
+
 from tests import mutations
 from tests.mutations import Mutation
 
@@ -132,7 +134,8 @@ def main() -> int:
     killed = 0
     with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("fork")) as pool:
         named = sorted({m.tests for m in found})
-        red = [tests for tests, fails in zip(named, pool.map(is_red, named), strict=True) if fails]
+        first = tqdm(pool.map(is_red, named), "first without a fault", len(named), leave=False, disable=None)
+        red = [tests for tests, fails in zip(named, first, strict=True) if fails]
         for tests in red:
             print(f"red before any fault: {tests}", flush=True)
         for mutation, (verdict, seconds) in zip(found, pool.map(judge, found), strict=True):
