@@ -41,6 +41,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from genmodels.errors import UserError
 from genmodels.model import GenerativeModel, check_batch
 from genmodels.nets.adversarial import discriminator_network, frozen, generator_network, input_gradient
 
@@ -66,6 +67,8 @@ class WGANGP(GenerativeModel):
         D: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        if n_critic < 1:
+            raise UserError(f"the critic takes at least one step, got n_critic = {n_critic}")
         self.shape, self.latent, self.penalty, self.n_critic = tuple(shape), latent, penalty, n_critic
         self.G = G or generator_network(self.shape, latent, hidden, width=width, data_scale=data_scale)
         self.D = D or discriminator_network(self.shape, hidden, width=width, data_scale=data_scale)

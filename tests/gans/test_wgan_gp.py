@@ -215,6 +215,8 @@ def test_images() -> None:
 
 
 def test_bad_input_is_one_line() -> None:
+    with pytest.raises(UserError, match="at least one step, got n_critic = 0"):
+        random_model(n_critic=0)
     with pytest.raises(UserError, match="expected a batch"):
         random_model().critic_loss(torch.zeros(4, 3))
 

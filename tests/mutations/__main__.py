@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 
 from tqdm import tqdm
@@ -28,7 +29,7 @@ from tests import mutations
 from tests.mutations import Mutation
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS_PER_ENTRY = 120
+SECONDS_PER_TEST = 120
 PARTS = ("genmodels", "autograder", "problem_sets", "tests")
 
 
@@ -57,7 +58,7 @@ def planted(mutation: Mutation, copy: Path) -> str | None:
     return None
 
 
-def run_tests(tests: str, copy: Path, log: Path) -> int:
+def run_tests(tests: list[str], copy: Path, log: Path) -> int:
     """Run the named tests in a forked child that imports the packages from `copy`; returns pytest's exit status."""
     pid = os.fork()
     if pid == 0:
@@ -76,11 +77,11 @@ def run_tests(tests: str, copy: Path, log: Path) -> int:
 
             torch.set_num_threads(1)
             arguments = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-W", "ignore", f"--rootdir={copy}"]
-            status = int(pytest.main([*arguments, tests]))
+            status = int(pytest.main([*arguments, *tests]))
         finally:
             sys.stdout.flush()
             os._exit(status)
-    deadline = time.monotonic() + SECONDS_PER_ENTRY
+    deadline = time.monotonic() + SECONDS_PER_TEST * len(tests)
     while time.monotonic() < deadline:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
@@ -107,15 +108,15 @@ def judge(mutation: Mutation) -> tuple[str, float]:
     start = time.monotonic()
     with fresh_copy() as folder:
         problem = planted(mutation, folder / "tree")
-        status = run_tests(mutation.tests, folder / "tree", folder / "log") if problem is None else None
+        status = run_tests([mutation.tests], folder / "tree", folder / "log") if problem is None else None
     if status is not None and status not in (0, 1):
         problem = f"pytest ended with status {status} on {mutation.tests}"
     verdict = f"BROKEN ENTRY: {problem}" if problem else "SURVIVED" if status == 0 else "killed"
     return verdict, time.monotonic() - start
 
 
-def is_red(tests: str) -> bool:
-    """Whether these tests fail without any fault: a mutation that such a test 'kills' proves nothing."""
+def is_red(tests: list[str]) -> bool:
+    """Whether one of these tests fails without any fault: a mutation that such a test 'kills' proves nothing."""
     with fresh_copy() as folder:
         return run_tests(tests, folder / "tree", folder / "log") != 0
 
@@ -134,10 +135,11 @@ def main() -> int:
     killed = 0
     with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("fork")) as pool:
         named = sorted({m.tests for m in found})
-        first = tqdm(pool.map(is_red, named), "first without a fault", len(named), leave=False, disable=None)
-        red = [tests for tests, fails in zip(named, first, strict=True) if fails]
+        by_file = [list(group) for _, group in groupby(named, lambda name: name.split("::")[0])]
+        first = tqdm(pool.map(is_red, by_file), "first without a fault", len(by_file), leave=False, disable=None)
+        red = [tests for tests, fails in zip(by_file, first, strict=True) if fails]
         for tests in red:
-            print(f"red before any fault: {tests}", flush=True)
+            print(f"red before any fault, one of: {', '.join(tests)}", flush=True)
         for mutation, (verdict, seconds) in zip(found, pool.map(judge, found), strict=True):
             killed += verdict == "killed"
             where = mutation.module.removeprefix("genmodels/")
