@@ -34,7 +34,8 @@ def gan(data_root: str | None, seed: int) -> tuple[list[Figure], int]:
 
 
 def wgan_gp(data_root: str | None, seed: int) -> tuple[list[Figure], int]:
-    return grid("wgan_gp", seed, steps=12_000, options={"penalty": 0.5})
+    # the critic learns at twice the generator's rate: a fifth fewer steps lead as far
+    return grid("wgan_gp", seed, steps=10_000, options={"penalty": 0.5}, lrs={"critic": 4e-3, "generator": 2e-3})
 
 
 QUALITY = {
