@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+from genmodels import runs
 
 
 @dataclass(frozen=True)
@@ -27,3 +30,11 @@ class Quality:
 
     measure: Callable[[str | None, int], tuple[list[Figure], int]]
     protocol: str  # one line: what is measured, on what, and which figure is published
+
+
+def train(name: str, **settings: Any) -> runs.Run:
+    """`genmodels.runs.train`; a training that was interrupted has no figure, so it ends the benchmark."""
+    run = runs.train(name, **settings)
+    if run.interrupted:
+        raise KeyboardInterrupt
+    return run

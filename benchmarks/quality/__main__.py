@@ -81,6 +81,9 @@ def main() -> int:
     except UserError as error:
         print(f"benchmarks.quality: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("benchmarks.quality: interrupted: a training that was not finished has no figure", file=sys.stderr)
+        return 130
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as handle:
             json.dump(results, handle, indent=2)

@@ -7,10 +7,9 @@ import time
 import torch
 from torch import Tensor
 
-from benchmarks.quality import Figure, Quality
+from benchmarks.quality import Figure, Quality, train
 from genmodels.evaluation.classifier import classifier_accuracy_score
 from genmodels.evaluation.knn import knn_kl
-from genmodels.runs import train
 
 BARS: dict[str, tuple[float | None, float | None]] = {"moons": (0.09, 0.06), "dino": (None, None)}
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.quality import Figure, Quality
+from benchmarks.quality import Figure, Quality, train
 from benchmarks.quality.language import gpt_loss
 from genmodels.evaluation.text import window_loss
-from genmodels.runs import train
 
 
 def mdlm(data_root: str | None, seed: int) -> tuple[list[Figure], int]:

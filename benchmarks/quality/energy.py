@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.quality import Figure, Quality
+from benchmarks.quality import Figure, Quality, train
 from genmodels.data.points import density
 from genmodels.energy.ebm import EBM
 from genmodels.evaluation.quadrature import grid_kl
-from genmodels.runs import train
 
 BOX = ((-9.0, 9.0), (-9.0, 9.0))  # the data ends near 4.2; the model's Gaussian has σ = 4
 

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.quality import Figure, Quality
+from benchmarks.quality import Figure, Quality, train
 from genmodels.data.points import draw
 from genmodels.evaluation.points import squared_wasserstein2
-from genmodels.runs import train
 
 SAMPLES = 10_000
 

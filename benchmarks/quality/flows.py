@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.quality import Figure, Quality
+from benchmarks.quality import Figure, Quality, train
 from genmodels.data.points import density
 from genmodels.evaluation.points import nll_gap
-from genmodels.runs import train
 
 BOX = [(-2.5, 3.5), (-2.0, 2.5)]
 PROTOCOL = "two moons (noise 0.1), −log-likelihood above the true entropy, both by quadrature (600 × 600 cells)"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.quality import Figure, Quality
+from benchmarks.quality import Figure, Quality, train
 from genmodels.data.points import centres
 from genmodels.evaluation.modes import mode_coverage
-from genmodels.runs import train
 
 PROTOCOL = (
     "25 Gaussians (σ = 0.05, 2 apart), 2,500 samples: modes with a sample within 3σ, share within 3σ; "
@@ -17,7 +16,7 @@ PROTOCOL = (
 
 def grid(name: str, seed: int, **changes: object) -> tuple[list[Figure], int]:
     """Two minutes of training on two cores, then the two figures."""
-    run = train(name, data="grid_25", seed=seed, **changes)  # type: ignore[arg-type]
+    run = train(name, data="grid_25", seed=seed, **changes)
     x = run.model.sample(2500, generator=torch.Generator(run.model.device).manual_seed(seed))
     means, sigma = centres("grid_25")
     modes, share = mode_coverage(x.cpu(), means, sigma)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.quality import Figure, Quality
+from benchmarks.quality import Figure, Quality, train
 from genmodels.evaluation.text import window_loss
-from genmodels.runs import Run, train
+from genmodels.runs import Run
 
 
 def gpt_loss(run: Run) -> float:

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.quality import Figure, Quality
+from benchmarks.quality import Figure, Quality, train
 from genmodels.latent.iwae import importance_bound
 from genmodels.latent.vae import VAE
-from genmodels.runs import Run, train
+from genmodels.runs import Run
 
 # Fifty codes per image cost: both models of that comparison take these steps.
 SAME: dict[str, Any] = {"steps": 3000, "batch_size": 64}
