@@ -133,7 +133,7 @@ def main() -> int:
     del pytest, torch
     os.environ["GENMODELS_MUTATION"] = "1"
     killed = 0
-    with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("fork")) as pool:
+    with ProcessPoolExecutor(max(1, arguments.jobs), multiprocessing.get_context("fork")) as pool:
         named = sorted({m.tests for m in found})
         by_file = [list(group) for _, group in groupby(named, lambda name: name.split("::")[0])]
         first = tqdm(pool.map(is_red, by_file), "first without a fault", len(by_file), leave=False, disable=None)
